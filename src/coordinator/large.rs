@@ -1,0 +1,218 @@
+//! Files that are copied in ranges: which ranges are left, what they hashed to, what comes next.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::links::Member;
+use crate::digest::Merge;
+use crate::plan::Ranges;
+use crate::proto::{LargeFile, Task};
+use crate::transfer::MAX_ATTEMPTS;
+use crate::types::{Failure, Op, Side};
+
+/// All large files that have not ended.
+pub(super) struct LargeFiles {
+    range_len: u64,
+    digest: bool,
+    files: HashMap<u64, Large>,
+    /// Files with ranges to give out, first come first served.
+    dealing: VecDeque<u64>,
+    /// Files whose last range has come.
+    ready: VecDeque<u64>,
+    next_id: u64,
+    ranges_left: usize,
+}
+
+struct Large {
+    file: LargeFile,
+    member: Member,
+    next: u64,
+    count: u64,
+    outstanding: u64,
+    merge: Option<Merge>,
+    trouble: Option<Trouble>,
+}
+
+enum Trouble {
+    Changed,
+    Failed(Failure),
+}
+
+/// What becomes of a file whose destination was removed.
+pub(super) enum Abandoned {
+    Failed(Member),
+    /// It changed while it was read: once more.
+    Again(Member),
+}
+
+impl LargeFiles {
+    pub(super) fn new(range_len: u64, digest: bool) -> Self {
+        Self {
+            range_len,
+            digest,
+            files: HashMap::new(),
+            dealing: VecDeque::new(),
+            ready: VecDeque::new(),
+            next_id: 0,
+            ranges_left: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Ranges that no rank has yet; as many as matter.
+    pub(super) fn ranges_left(&self) -> usize {
+        self.ranges_left
+    }
+
+    pub(super) fn add(&mut self, file: LargeFile, member: Member) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let count = Ranges::new(file.identity.size, self.range_len).count();
+        self.ranges_left += usize::try_from(count).unwrap_or(usize::MAX);
+        let merge = (self.digest && count > 1).then(|| Merge::new(count));
+        self.files.insert(
+            id,
+            Large {
+                file,
+                member,
+                next: 0,
+                count,
+                outstanding: 0,
+                merge,
+                trouble: None,
+            },
+        );
+        self.dealing.push_back(id);
+    }
+
+    /// The next range of the first file that has one: file, range, task.
+    pub(super) fn next_range(&mut self) -> Option<(u64, u64, Task)> {
+        let &id = self.dealing.front()?;
+        let large = self.files.get_mut(&id).expect("a file that deals is there");
+        let index = large.next;
+        large.next += 1;
+        large.outstanding += 1;
+        self.ranges_left -= 1;
+        if large.next == large.count {
+            self.dealing.pop_front();
+        }
+        Some((
+            id,
+            index,
+            Task::Range {
+                file: large.file.clone(),
+                index,
+            },
+        ))
+    }
+
+    pub(super) fn range_done(
+        &mut self,
+        id: u64,
+        index: u64,
+        value: Option<[u8; 32]>,
+    ) -> Option<()> {
+        let large = self.files.get_mut(&id)?;
+        match (&mut large.merge, value) {
+            (Some(merge), Some(value)) => merge.insert(index, value),
+            (None, None) => {}
+            _ => return None,
+        }
+        self.range_ended(id)
+    }
+
+    /// `None`: the source changed.
+    pub(super) fn range_failed(&mut self, id: u64, failure: Option<Failure>) -> Option<()> {
+        let large = self.files.get_mut(&id)?;
+        // a failure outweighs a change: trying again would meet it again
+        match (failure, &large.trouble) {
+            (Some(failure), None | Some(Trouble::Changed)) => {
+                large.trouble = Some(Trouble::Failed(failure))
+            }
+            (None, None) => large.trouble = Some(Trouble::Changed),
+            _ => {}
+        }
+        if large.next < large.count {
+            self.ranges_left -= usize::try_from(large.count - large.next).unwrap_or(usize::MAX);
+            large.next = large.count;
+            self.dealing.retain(|&dealing| dealing != id);
+        }
+        self.range_ended(id)
+    }
+
+    /// The source had changed when its last metadata was read.
+    pub(super) fn finish_failed(&mut self, id: u64) -> Option<()> {
+        self.files.get_mut(&id)?.trouble = Some(Trouble::Changed);
+        self.ready.push_back(id);
+        Some(())
+    }
+
+    fn range_ended(&mut self, id: u64) -> Option<()> {
+        let large = self.files.get_mut(&id)?;
+        large.outstanding = large.outstanding.checked_sub(1)?;
+        if large.outstanding == 0 && large.next == large.count {
+            self.ready.push_back(id);
+        }
+        Some(())
+    }
+
+    /// What a file whose ranges have all come needs next.
+    pub(super) fn next_step(&mut self) -> Option<(u64, Task)> {
+        let id = self.ready.pop_front()?;
+        let large = self.files.get(&id).expect("a file that is ready is there");
+        let file = large.file.clone();
+        let task = match &large.trouble {
+            None => {
+                let digest = large
+                    .merge
+                    .as_ref()
+                    .map(|merge| merge.digest().expect("every range has come"));
+                Task::FinishFile {
+                    file,
+                    digest,
+                    attempt: large.member.attempt,
+                }
+            }
+            Some(Trouble::Failed(failure)) => Task::Abandon {
+                file,
+                failure: Some(failure.clone()),
+            },
+            Some(Trouble::Changed) if large.member.attempt + 1 < MAX_ATTEMPTS => Task::Abandon {
+                file,
+                failure: None,
+            },
+            Some(Trouble::Changed) => {
+                let failure = Failure {
+                    op: Op::Changed,
+                    side: Side::Source,
+                    errno: 0,
+                };
+                Task::Abandon {
+                    file,
+                    failure: Some(failure),
+                }
+            }
+        };
+        Some((id, task))
+    }
+
+    /// The file has ended, well or not.
+    pub(super) fn remove(&mut self, id: u64) -> Option<Member> {
+        self.files.remove(&id).map(|large| large.member)
+    }
+
+    /// What was written of the file is gone.
+    pub(super) fn abandoned(&mut self, id: u64) -> Option<Abandoned> {
+        let large = self.files.remove(&id)?;
+        let attempt = large.member.attempt + 1;
+        Some(match large.trouble? {
+            Trouble::Changed if attempt < MAX_ATTEMPTS => Abandoned::Again(Member {
+                attempt,
+                ..large.member
+            }),
+            _ => Abandoned::Failed(large.member),
+        })
+    }
+}

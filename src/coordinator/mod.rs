@@ -1,0 +1,515 @@
+//! Who does what: the state machine of rank 0, without I/O, clock and threads.
+//!
+//! Takes what the scan finds and what ranks report ([`Coordinator::scan`], [`Coordinator::report`]), and
+//! gives out work on demand ([`Coordinator::next_work`]). Every entry that the scan saw is in exactly one place:
+//! queued, assigned, waiting for its file's ranges or its owner, or ended. The loop around it is `op::lead`.
+
+mod large;
+mod links;
+mod ranks;
+
+use std::collections::{HashMap, VecDeque};
+
+use large::LargeFiles;
+use links::{Links, Member};
+use ranks::Ranks;
+
+use crate::proto::{
+    FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report,
+    Returned, Task, TaskResult,
+};
+use crate::scan::{DirId, ScanEvent};
+use crate::types::{Failure, Kind, RelPath, Stats};
+
+/// Names that wait for a rank, at most, before the scan has to wait.
+const MAX_QUEUED_NAMES: usize = 128 << 10;
+/// Bytes of them, at most.
+const MAX_QUEUED_LEN: usize = 8 << 20;
+/// Other tasks that wait, at most, before the scan has to wait.
+const MAX_QUEUED_TASKS: usize = 16 << 10;
+/// Directories that one task finishes, at most.
+const MAX_DIRS: usize = 128;
+
+/// The state of the job on rank 0.
+pub struct Coordinator {
+    dirs: HashMap<DirId, Dir>,
+    names: VecDeque<(DirId, Names)>,
+    queued_names: usize,
+    queued_len: usize,
+    finished_dirs: VecDeque<DirId>,
+    /// Tasks that free memory or let others go on: they go first.
+    urgent: VecDeque<(Task, Purpose)>,
+    large: LargeFiles,
+    links: Links,
+    ranks: Ranks,
+    assigned: HashMap<u64, Vec<Purpose>>,
+    next_id: u64,
+    scan_ended: bool,
+    seen: u64,
+    ended: Stats,
+    bytes_moved: u64,
+}
+
+/// A directory between its listing and its end.
+struct Dir {
+    parent: Option<DirId>,
+    source: u16,
+    path: RelPath,
+    /// Not an entry of the copy: it only holds a source that is one.
+    is_holder: bool,
+    /// Entries seen minus entries ended; below zero when a subdirectory ends before its listing is reported.
+    open_entries: i64,
+    listed: bool,
+    failure: Option<Failure>,
+}
+
+/// What an assigned task is for: what its result means.
+enum Purpose {
+    Entries { dir: DirId, source: u16, count: u64 },
+    Owner(Member),
+    Range { file: u64, index: u64 },
+    Finish { file: u64 },
+    Abandon { file: u64 },
+    Links(Vec<Member>),
+    Dirs(Vec<DirId>),
+}
+
+/// Work for a rank.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub rank: usize,
+    pub id: u64,
+    pub tasks: Vec<Task>,
+}
+
+/// How far the job is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Entries that the scan has seen.
+    pub seen: u64,
+    pub scan_ended: bool,
+    /// Entries that have ended.
+    pub ended: Stats,
+    /// Bytes of file data moved, of unfinished files too.
+    pub bytes_moved: u64,
+    /// Assignments that ranks work on.
+    pub in_flight: usize,
+}
+
+/// A message that this state cannot have led to: a defect, or a foreign rank.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CoordinatorError {
+    #[error("rank {rank} reported assignment {id}, which it does not have")]
+    UnknownAssignment { rank: usize, id: u64 },
+    #[error("rank {rank} reported assignment {id} with results that do not fit its tasks")]
+    WrongResult { rank: usize, id: u64 },
+}
+
+impl Coordinator {
+    /// For ranks with this many I/O threads each, and files that are cut at `range_len` bytes.
+    pub fn new(threads: &[u32], range_len: u64, digest: bool) -> Self {
+        Self {
+            dirs: HashMap::new(),
+            names: VecDeque::new(),
+            queued_names: 0,
+            queued_len: 0,
+            finished_dirs: VecDeque::new(),
+            urgent: VecDeque::new(),
+            large: LargeFiles::new(range_len, digest),
+            links: Links::default(),
+            ranks: Ranks::new(threads),
+            assigned: HashMap::new(),
+            next_id: 0,
+            scan_ended: false,
+            seen: 0,
+            ended: Stats::default(),
+            bytes_moved: 0,
+        }
+    }
+
+    /// Whether there is room for what the scan finds. While not, its events are left in the channel.
+    pub fn wants_scan(&self) -> bool {
+        self.queued_names < MAX_QUEUED_NAMES
+            && self.queued_len < MAX_QUEUED_LEN
+            && self.finished_dirs.len() + self.urgent.len() + self.large.len() < MAX_QUEUED_TASKS
+    }
+
+    /// Takes what the scan found.
+    pub fn scan(&mut self, event: ScanEvent) {
+        match event {
+            ScanEvent::Dir {
+                id,
+                parent,
+                source,
+                path,
+            } => {
+                self.seen += 1;
+                self.add_dir(
+                    id,
+                    Dir {
+                        parent,
+                        ..Dir::new(source, path)
+                    },
+                );
+            }
+            ScanEvent::Single { id, source, path } => self.add_dir(
+                id,
+                Dir {
+                    is_holder: true,
+                    ..Dir::new(source, path)
+                },
+            ),
+            ScanEvent::Names { dir, names } => {
+                self.seen += names.len() as u64;
+                self.dir_mut(dir).open_entries += signed(names.len() as u64);
+                self.queued_names += names.len();
+                self.queued_len += names.byte_len();
+                self.names.push_back((dir, names));
+            }
+            ScanEvent::Listed {
+                dir,
+                subdirs,
+                failure,
+            } => {
+                let state = self.dir_mut(dir);
+                state.listed = true;
+                state.failure = failure;
+                state.open_entries += signed(subdirs);
+                self.finish_if_empty(dir);
+            }
+            ScanEvent::StateSkipped { .. } => {}
+        }
+    }
+
+    /// The scan's channel has ended.
+    pub fn scan_ended(&mut self) {
+        self.scan_ended = true;
+    }
+
+    /// Takes a rank's report.
+    ///
+    /// # Errors
+    /// It does not fit what the rank was given: the job cannot go on.
+    pub fn report(&mut self, rank: usize, report: &Report) -> Result<(), CoordinatorError> {
+        let id = report.id;
+        if !self.ranks.release(rank, id) {
+            return Err(CoordinatorError::UnknownAssignment { rank, id });
+        }
+        let purposes = self
+            .assigned
+            .remove(&id)
+            .expect("what a rank has is assigned");
+        if purposes.len() != report.results.len() {
+            return Err(CoordinatorError::WrongResult { rank, id });
+        }
+        self.ended.add(&report.ended);
+        self.bytes_moved += report.bytes_moved;
+        for (purpose, result) in purposes.into_iter().zip(&report.results) {
+            self.take_result(purpose, result)
+                .ok_or(CoordinatorError::WrongResult { rank, id })?;
+        }
+        Ok(())
+    }
+
+    /// `None` when the result is not one of this purpose.
+    fn take_result(&mut self, purpose: Purpose, result: &TaskResult) -> Option<()> {
+        match (purpose, result) {
+            (Purpose::Entries { dir, source, count }, TaskResult::Returned(returned)) => {
+                let ended = count.checked_sub(returned.len() as u64)?;
+                for entry in returned {
+                    self.take_returned(dir, source, entry);
+                }
+                self.entries_ended(dir, ended);
+            }
+            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => {
+                self.take_links(members, unlinkable)
+            }
+            (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
+                Owned::Large(file) => self.large.add(file.clone(), member),
+                owned => self.owner_ended(&member, owned),
+            },
+            (Purpose::Range { file, index }, TaskResult::Range(value)) => {
+                self.large.range_done(file, index, *value)?
+            }
+            (Purpose::Range { file, .. }, TaskResult::RangeFailed(failure)) => {
+                self.large.range_failed(file, Some(failure.clone()))?;
+            }
+            (Purpose::Range { file, .. }, TaskResult::Changed) => {
+                self.large.range_failed(file, None)?
+            }
+            (Purpose::Finish { file }, TaskResult::Owned(owned)) => {
+                let member = self.large.remove(file)?;
+                self.owner_ended(&member, owned);
+            }
+            (Purpose::Finish { file }, TaskResult::Changed) => self.large.finish_failed(file)?,
+            (Purpose::Abandon { file }, TaskResult::Ended) => match self.large.abandoned(file)? {
+                large::Abandoned::Failed(member) => self.owner_ended(&member, &Owned::Failed),
+                large::Abandoned::Again(member) => self.copy_alone(member),
+            },
+            (Purpose::Dirs(ids), TaskResult::Ended) => {
+                for id in ids {
+                    let dir = self
+                        .dirs
+                        .remove(&id)
+                        .expect("a directory stays until it has ended");
+                    if let Some(parent) = dir.parent {
+                        self.entries_ended(parent, 1);
+                    }
+                }
+            }
+            _ => return None,
+        }
+        while let Some((file, task)) = self.large.next_step() {
+            let purpose = match task {
+                Task::FinishFile { .. } => Purpose::Finish { file },
+                _ => Purpose::Abandon { file },
+            };
+            self.urgent.push_back((task, purpose));
+        }
+        Some(())
+    }
+
+    fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) {
+        match entry {
+            Returned::Large(file) => {
+                self.large.add(
+                    file.clone(),
+                    Member::new(dir, source, file.path.clone(), Kind::File),
+                );
+            }
+            Returned::Linked {
+                path,
+                kind,
+                id,
+                identity,
+                names,
+            } => {
+                let member = Member::new(dir, source, path.clone(), *kind);
+                match self.links.add(*id, *identity, *names, member) {
+                    links::Next::Copy(member) => self.copy_alone(member),
+                    links::Next::Wait => {}
+                }
+                self.queue_links();
+            }
+            Returned::Unlinkable { path, kind } => {
+                self.copy_alone(Member {
+                    unlinkable: true,
+                    ..Member::new(dir, source, path.clone(), *kind)
+                });
+            }
+        }
+    }
+
+    fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) {
+        for member in members {
+            let again = unlinkable.iter().any(
+                |entry| matches!(entry, Returned::Unlinkable { path, .. } if *path == member.path),
+            );
+            if again {
+                self.copy_alone(Member {
+                    unlinkable: true,
+                    ..member
+                });
+            } else {
+                self.entries_ended(member.dir, 1);
+            }
+        }
+    }
+
+    /// Queues an entry to be copied without regard to its other names.
+    fn copy_alone(&mut self, member: Member) {
+        let task = Task::Owner {
+            source: member.source,
+            path: member.path.clone(),
+            kind: member.kind,
+            attempt: member.attempt,
+            unlinkable: member.unlinkable,
+        };
+        self.urgent.push_back((task, Purpose::Owner(member)));
+    }
+
+    /// An entry that was copied alone, or in ranges, has ended: its links go on.
+    fn owner_ended(&mut self, member: &Member, owned: &Owned) {
+        self.entries_ended(member.dir, 1);
+        if let Some(group) = member.group {
+            let facts = if let Owned::Copied(facts) = owned {
+                Some(facts)
+            } else {
+                None
+            };
+            if let Some(next) = self.links.owner_ended(group, &member.path, facts) {
+                self.copy_alone(next);
+            }
+            self.queue_links();
+        }
+    }
+
+    fn queue_links(&mut self) {
+        while let Some((task, members)) = self.links.next_task() {
+            self.urgent.push_back((task, Purpose::Links(members)));
+        }
+    }
+
+    fn add_dir(&mut self, id: DirId, dir: Dir) {
+        let before = self.dirs.insert(id, dir);
+        debug_assert!(before.is_none());
+    }
+
+    fn dir_mut(&mut self, id: DirId) -> &mut Dir {
+        self.dirs
+            .get_mut(&id)
+            .expect("a directory stays until all in it has ended")
+    }
+
+    fn entries_ended(&mut self, dir: DirId, count: u64) {
+        self.dir_mut(dir).open_entries -= signed(count);
+        self.finish_if_empty(dir);
+    }
+
+    fn finish_if_empty(&mut self, id: DirId) {
+        let dir = self.dir_mut(id);
+        if !dir.listed || dir.open_entries != 0 {
+            return;
+        }
+        if dir.is_holder {
+            self.dirs.remove(&id);
+        } else {
+            self.finished_dirs.push_back(id);
+        }
+    }
+
+    /// Work for a rank that is free, as long as there is both.
+    pub fn next_work(&mut self) -> Option<Assignment> {
+        let rank = self.ranks.freest(self.backlog())?;
+        let (tasks, purposes) = self.next_tasks()?;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ranks.assign(rank, id);
+        self.assigned.insert(id, purposes);
+        Some(Assignment { rank, id, tasks })
+    }
+
+    /// About how many assignments wait.
+    fn backlog(&self) -> usize {
+        self.urgent.len()
+            + self.large.ranges_left()
+            + self.queued_names / MAX_BATCH_NAMES
+            + self.finished_dirs.len() / MAX_DIRS
+    }
+
+    fn next_tasks(&mut self) -> Option<(Vec<Task>, Vec<Purpose>)> {
+        if let Some((task, purpose)) = self.urgent.pop_front() {
+            return Some((vec![task], vec![purpose]));
+        }
+        if let Some((file, index, task)) = self.large.next_range() {
+            return Some((vec![task], vec![Purpose::Range { file, index }]));
+        }
+        let (mut tasks, mut purposes) = (Vec::new(), Vec::new());
+        self.take_dirs(&mut tasks, &mut purposes);
+        self.take_names(&mut tasks, &mut purposes);
+        (!tasks.is_empty()).then_some((tasks, purposes))
+    }
+
+    fn take_dirs(&mut self, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
+        let share = self.ranks.share_of(self.finished_dirs.len()).min(MAX_DIRS);
+        let mut ids = Vec::new();
+        let mut dirs = Vec::new();
+        let Some(source) = self.finished_dirs.front().map(|id| self.dirs[id].source) else {
+            return;
+        };
+        let mut len = 0;
+        while ids.len() < share
+            && len < MAX_BATCH_PATHS_LEN
+            && self
+                .finished_dirs
+                .front()
+                .is_some_and(|id| self.dirs[id].source == source)
+        {
+            let id = self.finished_dirs.pop_front().expect("there is a front");
+            let dir = self.dir_mut(id);
+            len += dir.path.as_bytes().len();
+            dirs.push(FinishedDir {
+                path: dir.path.clone(),
+                failure: dir.failure.take(),
+            });
+            ids.push(id);
+        }
+        tasks.push(Task::FinishDirs { source, dirs });
+        purposes.push(Purpose::Dirs(ids));
+    }
+
+    /// Fewer names the shorter the queue is, so that all ranks end together; several directories in one
+    /// assignment when each has few.
+    fn take_names(&mut self, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
+        let share = self.ranks.share_of(self.queued_names).min(MAX_BATCH_NAMES);
+        let (mut count, mut len, mut paths_len) = (0, 0, 0);
+        while count < share && len < MAX_BATCH_LEN && paths_len < MAX_BATCH_PATHS_LEN {
+            let Some((dir, mut queued)) = self.names.pop_front() else {
+                break;
+            };
+            let path_len = self.dirs[&dir].path.as_bytes().len() + 32;
+            let names = queued
+                .take((share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1)));
+            paths_len += names.len() * path_len;
+            if !queued.is_empty() {
+                self.names.push_front((dir, queued));
+            }
+            count += names.len();
+            len += names.byte_len();
+            self.queued_names -= names.len();
+            self.queued_len -= names.byte_len();
+            let state = &self.dirs[&dir];
+            purposes.push(Purpose::Entries {
+                dir,
+                source: state.source,
+                count: names.len() as u64,
+            });
+            tasks.push(Task::Entries {
+                source: state.source,
+                dir: state.path.clone(),
+                names,
+            });
+        }
+    }
+
+    /// Whether every entry has ended.
+    pub fn is_finished(&self) -> bool {
+        self.scan_ended
+            && self.dirs.is_empty()
+            && self.assigned.is_empty()
+            && self.urgent.is_empty()
+            && self.large.len() == 0
+    }
+
+    /// For the display.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            seen: self.seen,
+            scan_ended: self.scan_ended,
+            ended: self.ended,
+            bytes_moved: self.bytes_moved,
+            in_flight: self.assigned.len(),
+        }
+    }
+}
+
+impl Dir {
+    fn new(source: u16, path: RelPath) -> Self {
+        Self {
+            parent: None,
+            source,
+            path,
+            is_holder: false,
+            open_entries: 0,
+            listed: false,
+            failure: None,
+        }
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).expect("fewer than 2^63 entries")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The BLAKE3 digest of a file from the digests of its ranges, in whatever order they come.
+//!
+//! A file of two ranges or more is a tree whose lowest level here is one chaining value a range.
+//! Two neighbours merge into a node of the next level; a last node without a neighbour moves up
+//! as it is, which is BLAKE3's rule that the left subtree is the largest power of two below the
+//! whole (BLAKE3 paper, section 2.1). Memory is that of the nodes that wait for a neighbour.
+
+use std::collections::HashMap;
+
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
+
+use crate::types::Digest;
+
+/// The hash of one piece: of a whole file, or of one range of a larger one.
+pub struct PieceHasher {
+    hasher: blake3::Hasher,
+    whole: bool,
+}
+
+impl PieceHasher {
+    /// For a file that is hashed in one piece.
+    pub fn whole() -> Self {
+        Self {
+            hasher: blake3::Hasher::new(),
+            whole: true,
+        }
+    }
+
+    /// For a range at `offset` bytes of a file that has other ranges too. The offset is a
+    /// multiple of the range length, a power of two of at least 1 KiB, and only the last range
+    /// may be shorter.
+    pub fn range(offset: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        Self {
+            hasher,
+            whole: false,
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// Takes `len` zero bytes: a hole.
+    pub fn update_zeros(&mut self, mut len: u64) {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        while len > 0 {
+            let now = usize::try_from(len).map_or(ZEROS.len(), |len| len.min(ZEROS.len()));
+            self.hasher.update(&ZEROS[..now]);
+            len -= now as u64;
+        }
+    }
+
+    /// The digest of the file, or the chaining value of the range.
+    pub fn finish(&self) -> [u8; 32] {
+        if self.whole {
+            *self.hasher.finalize().as_bytes()
+        } else {
+            self.hasher.finalize_non_root()
+        }
+    }
+}
+
+/// The digest of a file of two ranges or more, growing as chaining values arrive.
+#[derive(Debug)]
+pub struct Merge {
+    ranges: u64,
+    /// Nodes whose neighbour has not come yet, by level (0: ranges) and index in the level.
+    waiting: HashMap<(u32, u64), ChainingValue>,
+    root: Option<Digest>,
+}
+
+impl Merge {
+    /// For a file of `ranges` ranges.
+    ///
+    /// # Panics
+    /// Below two: the chaining value of a lone range can never become a digest.
+    pub fn new(ranges: u64) -> Self {
+        assert!(
+            ranges >= 2,
+            "a file of {ranges} ranges is hashed in one piece"
+        );
+        Self {
+            ranges,
+            waiting: HashMap::new(),
+            root: None,
+        }
+    }
+
+    /// Takes the chaining value of the range `index`, each exactly once.
+    pub fn insert(&mut self, index: u64, value: ChainingValue) {
+        debug_assert!(index < self.ranges && self.root.is_none());
+        let (mut level, mut index, mut value) = (0, index, value);
+        let mut nodes = self.ranges;
+        loop {
+            let neighbour = index ^ 1;
+            if neighbour < nodes {
+                let Some(other) = self.waiting.remove(&(level, neighbour)) else {
+                    self.waiting.insert((level, index), value);
+                    return;
+                };
+                let (left, right) = if index < neighbour {
+                    (value, other)
+                } else {
+                    (other, value)
+                };
+                if nodes == 2 {
+                    self.root = Some(*merge_subtrees_root(&left, &right, Mode::Hash).as_bytes());
+                    return;
+                }
+                value = merge_subtrees_non_root(&left, &right, Mode::Hash);
+            }
+            (level, index, nodes) = (level + 1, index / 2, nodes.div_ceil(2));
+        }
+    }
+
+    /// The digest, once every range has come.
+    pub fn digest(&self) -> Option<Digest> {
+        self.root
+    }
+}
+
+/// 64 hexadecimal digits.
+pub fn hex(digest: &Digest) -> String {
+    blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::plan::Ranges;
+
+    fn merged(data: &[u8], range_len: u64, order: &[u64]) -> Option<Digest> {
+        let ranges = Ranges::new(data.len() as u64, range_len);
+        let mut merge = Merge::new(ranges.count());
+        for &index in order {
+            assert_eq!(merge.digest(), None, "a digest before the last range");
+            let range = ranges.get(index);
+            let start = usize::try_from(range.offset).expect("a small test");
+            let mut piece = PieceHasher::range(range.offset);
+            piece.update(&data[start..start + usize::try_from(range.len).expect("a small test")]);
+            merge.insert(index, piece.finish());
+        }
+        merge.digest()
+    }
+
+    #[test]
+    fn a_digest_is_the_one_of_the_whole_for_every_number_of_ranges() {
+        let data: Vec<u8> = (0..40 * 4096 + 1)
+            .map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1])
+            .collect();
+        for count in 2..=40 {
+            for len in [(count - 1) * 4096 + 1, count * 4096 - 1, count * 4096] {
+                let data = &data[..len];
+                let order: Vec<u64> = (0..count as u64).collect();
+                assert_eq!(
+                    merged(data, 4096, &order),
+                    Some(*blake3::hash(data).as_bytes()),
+                    "{len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_hash_as_zeros() {
+        let mut piece = PieceHasher::whole();
+        piece.update(b"a");
+        piece.update_zeros(200_000);
+        let mut plain = vec![0; 200_001];
+        plain[0] = b'a';
+        assert_eq!(piece.finish(), *blake3::hash(&plain).as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_ranges_does_not_matter(
+            len in 4097usize..600_000, seed in any::<u8>(), swaps in prop::collection::vec(any::<(Index, Index)>(), 0..200),
+        ) {
+            let data: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0].wrapping_mul(seed | 1) ^ i.to_le_bytes()[1]).collect();
+            let mut order: Vec<u64> = (0..Ranges::new(len as u64, 4096).count()).collect();
+            for (a, b) in swaps {
+                let (a, b) = (a.index(order.len()), b.index(order.len()));
+                order.swap(a, b);
+            }
+            prop_assert_eq!(merged(&data, 4096, &order), Some(*blake3::hash(&data).as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The program: what was said on the command line, MPI, and then one role a rank.
+
+use std::io::Write;
+use std::process::ExitCode as ProcessCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use pcopy::cli::{Cli, Config, Generate, man_page};
+use pcopy::comm::{self, Comm, CommError, Launcher};
+use pcopy::types::ExitCode;
+use pcopy::{manifest, op, worker};
+
+fn main() -> ProcessCode {
+    let launcher = Launcher::from_env();
+    let code = match Cli::try_parse() {
+        Ok(Cli {
+            generate: Some(what),
+            ..
+        }) => speak_once(&launcher, 0, || generate(what)),
+        Ok(cli) => match cli.config() {
+            Ok(config) => run(&launcher, &config),
+            Err(err) => speak_once(&launcher, err.exit_code(), || Ok(err.print()?)),
+        },
+        Err(err) => speak_once(&launcher, err.exit_code(), || Ok(err.print()?)),
+    };
+    match code {
+        Ok(code) => ProcessCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        Err(err) => {
+            eprintln!("pcopy: {err:#}");
+            ProcessCode::from(u8::try_from(ExitCode::Refused.number()).unwrap_or(u8::MAX))
+        }
+    }
+}
+
+/// The job, as this rank's part of it. Only rank 0 leaves with the job's exit code: OpenMPI ends the other ranks at
+/// the first one that is not zero.
+fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
+    let mut comm = match Comm::start(launcher) {
+        Ok(comm) => comm,
+        // every process finds it, one says it
+        Err(CommError::Mismatch(_)) if !launcher.is_first() => return Ok(0),
+        Err(err) => return Err(err.into()),
+    };
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    let (rank, host) = (comm.rank(), comm.host().to_string());
+    let ended = if rank == 0 {
+        op::copy(&mut comm, config).map_err(anyhow::Error::from)
+    } else {
+        worker::serve(&mut comm)
+            .map(|()| ExitCode::Complete)
+            .map_err(anyhow::Error::from)
+    };
+    match ended {
+        Ok(code) => Ok(code.number()),
+        Err(err) => {
+            // the others may wait for this rank for ever: end them too
+            eprintln!(
+                "pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete"
+            );
+            comm::abort(ExitCode::Broken.number());
+        }
+    }
+}
+
+/// Prints something that is the same on every rank, once. Beside other ranks MPI must have been started and ended
+/// before one may leave with an exit code: else the launcher may kill the one that speaks.
+fn speak_once(launcher: &Launcher, code: i32, speak: impl FnOnce() -> Result<()>) -> Result<i32> {
+    if !launcher.started_several() {
+        speak()?;
+        return Ok(code);
+    }
+    let speaks = match Comm::start(launcher) {
+        Ok(comm) => comm.rank() == 0,
+        Err(_) => launcher.is_first(),
+    };
+    if !speaks {
+        return Ok(0);
+    }
+    speak()?;
+    Ok(code)
+}
+
+fn generate(what: Generate) -> Result<()> {
+    let text = match what {
+        Generate::Man => man_page().context("the man page")?,
+        Generate::Schema => manifest::SCHEMA.as_bytes().to_vec(),
+    };
+    Ok(std::io::stdout().write_all(&text)?)
+}

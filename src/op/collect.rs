@@ -1,0 +1,185 @@
+//! The end of a copy: the records of all ranks, merged by path into the manifest, with bounded memory.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::path::Path;
+
+use super::lead::{Incoming, Lead, LeadError};
+use crate::manifest::{Header, Writer};
+use crate::proto::Message;
+use crate::records::decode_all;
+use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
+
+/// The sorted records of one rank, a frame at a time.
+struct RankStream {
+    records: VecDeque<Record>,
+    /// A frame was asked for and has not come.
+    asked: bool,
+    last: bool,
+}
+
+/// Writes the manifest to `path` from the records of all ranks; counts them only when there is none. Returns the
+/// totals, and how many records fell together with others.
+///
+/// # Errors
+/// What ends the job.
+pub fn collect(
+    lead: &mut Lead<'_>,
+    path: Option<&Path>,
+    job_id: u64,
+    header: &Header,
+) -> Result<(Stats, u64), LeadError> {
+    let trouble = |error| {
+        LeadError::Manifest(
+            path.map_or_else(String::new, |path| path.display().to_string()),
+            error,
+        )
+    };
+    let mut writer = path
+        .map(|path| Writer::create(path, job_id, header))
+        .transpose()
+        .map_err(trouble)?;
+    let mut counted = Stats::default();
+    let mut merge = Merge::new(lead);
+    let mut held: Option<Record> = None;
+    let mut joined = 0;
+    loop {
+        let next = merge.next(lead)?;
+        match (&mut held, next) {
+            (Some(record), Some(twin)) if record.path == twin.path => {
+                joined += 1;
+                let failure = join(record, twin);
+                if let Some(failure) = failure {
+                    lead.display.failure(&record.path, &failure);
+                    record.outcome = Outcome::Failed(failure);
+                }
+            }
+            (held, next) => {
+                let Some(record) = std::mem::replace(held, next) else {
+                    if held.is_none() {
+                        break;
+                    }
+                    continue;
+                };
+                counted.count(&record);
+                if let Some(writer) = &mut writer {
+                    writer.entry(&record).map_err(trouble)?;
+                }
+                if held.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    let seconds = lead.display.elapsed().as_secs_f64();
+    let written = writer
+        .map(|writer| writer.finish(seconds))
+        .transpose()
+        .map_err(trouble)?;
+    Ok((written.unwrap_or(counted), joined))
+}
+
+/// Two sources had an entry of this path. Directories are one; anything else was written twice.
+fn join(record: &mut Record, twin: Record) -> Option<Failure> {
+    match (&record.outcome, &twin.outcome) {
+        (Outcome::Done(_), Outcome::Done(_))
+            if record.kind == Kind::Dir && twin.kind == Kind::Dir =>
+        {
+            None
+        }
+        (Outcome::Done(_), Outcome::Done(_)) => Some(Failure {
+            op: Op::Conflict,
+            side: Side::Source,
+            errno: 0,
+        }),
+        (Outcome::Failed(_), _) => None,
+        // the failure stays
+        (Outcome::Done(_), Outcome::Failed(_)) => {
+            *record = twin;
+            None
+        }
+    }
+}
+
+struct Merge {
+    streams: Vec<RankStream>,
+    order: BinaryHeap<Reverse<(RelPath, usize)>>,
+    /// Ranks whose next record is not known yet.
+    unknown: usize,
+}
+
+impl Merge {
+    fn new(lead: &mut Lead<'_>) -> Self {
+        let size = lead.comm.size();
+        lead.send_to_all(&Message::WantRecords);
+        let streams = (0..size)
+            .map(|_| RankStream {
+                records: VecDeque::new(),
+                asked: true,
+                last: false,
+            })
+            .collect();
+        Self {
+            streams,
+            order: BinaryHeap::new(),
+            unknown: size,
+        }
+    }
+
+    /// The next record in the order of paths; asks ranks for more before theirs run out.
+    fn next(&mut self, lead: &mut Lead<'_>) -> Result<Option<Record>, LeadError> {
+        while self.unknown > 0 {
+            let (from, incoming) = lead.next()?;
+            let Incoming::Records(records, last) = incoming else {
+                return Err(LeadError::Unexpected(from, "a message that is no record"));
+            };
+            self.take(lead, from, &records.0, last)?;
+        }
+        let Some(Reverse((_, rank))) = self.order.pop() else {
+            return Ok(None);
+        };
+        let stream = &mut self.streams[rank];
+        let record = stream
+            .records
+            .pop_front()
+            .expect("a stream in the order has a record");
+        self.advance(rank);
+        Ok(Some(record))
+    }
+
+    fn take(
+        &mut self,
+        lead: &mut Lead<'_>,
+        from: usize,
+        frame: &[u8],
+        last: bool,
+    ) -> Result<(), LeadError> {
+        let records = decode_all(frame)
+            .map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
+        let stream = &mut self.streams[from];
+        let was_empty = stream.records.is_empty();
+        stream.records.extend(records);
+        stream.last = last;
+        stream.asked = false;
+        if !last {
+            // one frame ahead, while this one is written
+            stream.asked = true;
+            lead.comm.send(from, &Message::WantRecords);
+        }
+        if was_empty {
+            self.unknown -= 1;
+            self.advance(from);
+        }
+        Ok(())
+    }
+
+    /// Enters the stream's next record into the order, or notes that it is not known.
+    fn advance(&mut self, rank: usize) {
+        let stream = &self.streams[rank];
+        match stream.records.front() {
+            Some(record) => self.order.push(Reverse((record.path.clone(), rank))),
+            None if stream.last => {}
+            None => self.unknown += 1,
+        }
+    }
+}

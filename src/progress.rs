@@ -1,0 +1,157 @@
+//! What rank 0 says while the job runs: lines of progress or a bar, errors, notes. On stderr; never waits.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::coordinator::Progress;
+use crate::types::{Failure, RelPath, human_bytes};
+
+/// Says how far the job is.
+pub struct Display {
+    started: Instant,
+    /// Of lines; `None` for no progress.
+    interval: Option<Duration>,
+    last: Instant,
+    last_progress: Progress,
+    bar: Option<ProgressBar>,
+    notes: BTreeSet<String>,
+}
+
+/// On a terminal the bar moves this often.
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
+
+impl Display {
+    /// With a line every `interval_s` seconds (0 for none), or a bar where stderr is a terminal.
+    pub fn new(interval_s: u64) -> Self {
+        let now = Instant::now();
+        let terminal = interval_s > 0 && std::io::stderr().is_terminal();
+        let bar = terminal.then(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg}")
+                .expect("the template is a constant");
+            ProgressBar::new_spinner().with_style(style)
+        });
+        let interval = (interval_s > 0).then(|| {
+            if terminal {
+                BAR_INTERVAL
+            } else {
+                Duration::from_secs(interval_s)
+            }
+        });
+        Self {
+            started: now,
+            interval,
+            last: now,
+            last_progress: Progress::default(),
+            bar,
+            notes: BTreeSet::new(),
+        }
+    }
+
+    /// Since the job started.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Says how far the job is, if it is time.
+    pub fn tick(&mut self, progress: impl FnOnce() -> Progress) {
+        let Some(interval) = self.interval else {
+            return;
+        };
+        let passed = self.last.elapsed();
+        if passed < interval {
+            return;
+        }
+        let progress = progress();
+        let line = line(&progress, &self.last_progress, passed.as_secs_f64());
+        self.last = Instant::now();
+        self.last_progress = progress;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            None => eprintln!("pcopy: {:.0} s: {line}", self.elapsed().as_secs_f64()),
+        }
+    }
+
+    /// Says that an entry failed.
+    pub fn failure(&self, path: &RelPath, failure: &Failure) {
+        self.print(&format!("pcopy: error: {path}: {failure}"));
+    }
+
+    /// Says something once.
+    pub fn note(&mut self, note: &str) {
+        if self.notes.insert(note.to_string()) {
+            self.print(&format!("pcopy: note: {note}"));
+        }
+    }
+
+    /// A line on stderr that leaves the bar whole.
+    pub fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(now: &Progress, before: &Progress, seconds: f64) -> String {
+    let rate = |now: u64, before: u64| {
+        // rates for a reader: the float's 53 bits are enough
+        #[allow(clippy::cast_precision_loss)]
+        let per_second = now.saturating_sub(before) as f64 / seconds.max(1e-3);
+        per_second
+    };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let bytes_rate = human_bytes(rate(now.bytes_moved, before.bytes_moved) as u64);
+    let entries_rate = rate(now.ended.entries(), before.ended.entries());
+    let of = if now.scan_ended { "of" } else { "of at least" };
+    let (entries, seen) = (now.ended.entries(), now.seen);
+    let (bytes, in_flight, errors) = (
+        human_bytes(now.bytes_moved),
+        now.in_flight,
+        now.ended.errors,
+    );
+    format!(
+        "{entries} {of} {seen} entries ({entries_rate:.0}/s), {bytes} ({bytes_rate}/s), {in_flight} in flight, {errors} errors"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Stats;
+
+    #[test]
+    fn a_line_tells_counts_rates_and_errors() {
+        let before = Progress {
+            bytes_moved: 1 << 20,
+            ..Progress::default()
+        };
+        let ended = Stats {
+            files: 98,
+            errors: 2,
+            ..Stats::default()
+        };
+        let now = Progress {
+            seen: 150,
+            scan_ended: false,
+            ended,
+            bytes_moved: 21 << 20,
+            in_flight: 3,
+        };
+        let expected =
+            "100 of at least 150 entries (10/s), 21.00 MiB (2.00 MiB/s), 3 in flight, 2 errors";
+        assert_eq!(line(&now, &before, 10.0), expected);
+    }
+}

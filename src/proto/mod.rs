@@ -1,0 +1,295 @@
+//! The messages between ranks, and their frames. Pure: bytes in, messages out.
+//!
+//! A frame is a version byte and one [`Message`] in postcard's encoding (postcard.jamesmunns.com,
+//! wire format 1), at most [`MAX_FRAME_LEN`] bytes. A frame of another version, one that ends
+//! early and one that goes on after its message are errors: ranks of different builds in one
+//! job must not guess.
+
+mod names;
+
+use serde::{Deserialize, Serialize};
+
+pub use names::Names;
+
+use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats};
+
+/// Changes with every change of [`Message`] or of a type in it.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
+/// of a very deep tree.
+pub const MAX_FRAME_LEN: usize = 8 << 20;
+/// Bytes. Records of the manifest travel in frames of about this length.
+pub const RECORDS_FRAME_LEN: usize = 128 << 10;
+/// Names in one batch, at most.
+pub const MAX_BATCH_NAMES: usize = 512;
+/// Bytes of names in one batch, at most, unless it is a batch of one.
+pub const MAX_BATCH_LEN: usize = 32 << 10;
+/// Bytes of whole paths that a batch may stand for, at most, unless it is a batch of one: a report may
+/// have to hand back every path of it.
+pub const MAX_BATCH_PATHS_LEN: usize = 256 << 10;
+/// Failures that a report carries to be shown; it counts the rest, and the manifest has all.
+pub const MAX_SHOWN_FAILURES: usize = 16;
+
+/// Everything that one rank says to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// Rank 0 to all, first: what to do. `Err` ends the job before it began.
+    Begin(Result<Box<Job>, ()>),
+    /// A rank to rank 0, once: it sees the sources and the destination, or why not.
+    Hello(Hello),
+    /// Rank 0 to a rank: do this, one task after the other, on one thread.
+    Work { id: u64, tasks: Vec<Task> },
+    /// A rank to rank 0: this is done.
+    Report(Report),
+    /// Rank 0 to all: there is no more work; make what was written durable.
+    Stop,
+    /// A rank to rank 0, after [`Message::Stop`]: whether its data is durable, or why not, in words.
+    Stopped(Result<(), String>),
+    /// Rank 0 to a rank: the next records, please.
+    WantRecords,
+    /// A rank to rank 0: its next records, sorted by path; `last` when there are no more.
+    Records { records: Records, last: bool },
+    /// Rank 0 to all, last: the job is over.
+    Bye,
+}
+
+/// Records in their own encoding, as the runs on disk hold them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// What every rank has to know of the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Unique to the run: names temporary files and runs of records.
+    pub id: u64,
+    pub sources: Vec<Source>,
+    /// Absolute path of the directory that the copy's paths are relative to.
+    #[serde(with = "serde_bytes")]
+    pub destination: Vec<u8>,
+    /// Where ranks keep their sorted runs: absolute path of a directory. `None` for a job of one
+    /// entry, whose records stay in memory.
+    #[serde(with = "serde_bytes")]
+    pub state_dir: Option<Vec<u8>>,
+    pub tuning: Tuning,
+}
+
+/// A source, and where it lands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Absolute path of a directory: the source itself, or the one that holds the single entry.
+    #[serde(with = "serde_bytes")]
+    pub dir: Vec<u8>,
+    /// The name of the single entry in `dir`; `None` when the source is the directory.
+    #[serde(with = "serde_bytes")]
+    pub single: Option<Vec<u8>>,
+    /// Where it lands: of a directory the copy's directory, of a single entry the copy itself.
+    pub target: RelPath,
+    /// Sources with equal numbers are on one file system, as rank 0 sees it.
+    pub file_system: u64,
+}
+
+/// How data is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// Bytes; a power of two. Files above it are cut into ranges of it.
+    pub range_len: u64,
+    /// Bytes of one read or write; a multiple of 4096.
+    pub block_len: usize,
+    /// I/O threads of a rank; `None`: each rank chooses by its node's cores and ranks.
+    pub threads: Option<usize>,
+    pub direct: Direct,
+    pub digest: bool,
+}
+
+/// When files are read and written with `O_DIRECT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Direct {
+    /// Files of at least 1 MiB, where the file system allows it.
+    Auto,
+    /// Every file, where the file system allows it.
+    Always,
+    /// None.
+    Never,
+}
+
+/// A rank reports for duty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub host: String,
+    pub threads: u32,
+    /// What it could not see, in words; `None` when it is ready.
+    pub trouble: Option<String>,
+}
+
+/// A piece of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Copy these entries of one directory.
+    Entries {
+        source: u16,
+        dir: RelPath,
+        names: Names,
+    },
+    /// Copy one entry that has several names, or that cannot be linked.
+    Owner {
+        source: u16,
+        path: RelPath,
+        kind: Kind,
+        attempt: u8,
+        unlinkable: bool,
+    },
+    /// Copy one range of a file whose destination is there.
+    Range { file: LargeFile, index: u64 },
+    /// All ranges are there: metadata, then the final name.
+    FinishFile {
+        file: LargeFile,
+        digest: Option<Digest>,
+        attempt: u8,
+    },
+    /// Remove what was written of the file; with a failure, record that.
+    Abandon {
+        file: LargeFile,
+        failure: Option<Failure>,
+    },
+    /// Give further names to an entry that was copied.
+    Links {
+        source: u16,
+        owner: RelPath,
+        kind: Kind,
+        facts: Box<Facts>,
+        paths: Vec<RelPath>,
+    },
+    /// Set the metadata of directories whose entries have all ended.
+    FinishDirs { source: u16, dirs: Vec<FinishedDir> },
+}
+
+/// A file that is copied in ranges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeFile {
+    pub source: u16,
+    pub path: RelPath,
+    pub identity: Identity,
+    /// Fewer blocks than bytes: it has holes.
+    pub sparse: bool,
+}
+
+/// A directory whose entries have all ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedDir {
+    pub path: RelPath,
+    /// Why it could not be made, or not be listed to its end.
+    pub failure: Option<Failure>,
+}
+
+/// Tasks are done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Of the [`Message::Work`].
+    pub id: u64,
+    /// One a task, in their order.
+    pub results: Vec<TaskResult>,
+    /// Bytes of file data that were moved, for the display.
+    pub bytes_moved: u64,
+    /// Entries that were ended, each with a record.
+    pub ended: Stats,
+    /// Of the failures, the first few; `ended` counts them all.
+    pub failures: Vec<(RelPath, Failure)>,
+}
+
+/// What a task hands back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskResult {
+    /// Nothing to hand back.
+    Ended,
+    /// Of entries: those that need another task.
+    Returned(Vec<Returned>),
+    /// Of an owner or of a large file: how it ended, for the links to it.
+    Owned(Box<Owned>),
+    /// Of a range: its chaining value, if digests are on.
+    Range(Option<[u8; 32]>),
+    /// Of a range: it could not be copied.
+    RangeFailed(Failure),
+    /// Of a range or of the finish: the source is not the file it was.
+    Changed,
+}
+
+/// An entry that its reader did not copy itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Returned {
+    /// A file above the range length; its destination is made, at its final length.
+    Large(LargeFile),
+    /// An entry with several names (`names` of them): one is copied, the others are linked to it.
+    Linked {
+        path: RelPath,
+        kind: Kind,
+        id: LinkId,
+        identity: Identity,
+        names: u64,
+    },
+    /// A further name that the destination cannot link: it is copied on its own.
+    Unlinkable { path: RelPath, kind: Kind },
+}
+
+/// How an entry that others link to has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owned {
+    Copied(Facts),
+    Failed,
+    /// It is a large file: its ranges come first.
+    Large(LargeFile),
+}
+
+/// Bytes that are not a message of this protocol.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FrameError {
+    #[error("a frame of {0} bytes; at most {MAX_FRAME_LEN} are allowed")]
+    TooLong(usize),
+    #[error("an empty frame")]
+    Empty,
+    #[error(
+        "a frame of protocol version {0}; this is version {PROTOCOL_VERSION}: the ranks run different builds of pcopy"
+    )]
+    Version(u8),
+    #[error("a damaged frame: {0}")]
+    Damaged(postcard::Error),
+    #[error("{0} bytes after the end of a message")]
+    Trailing(usize),
+}
+
+impl Message {
+    /// The frame of this message.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] when it would be longer than a receiver takes.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        let frame =
+            postcard::to_extend(self, vec![PROTOCOL_VERSION]).map_err(FrameError::Damaged)?;
+        if frame.len() > MAX_FRAME_LEN {
+            Err(FrameError::TooLong(frame.len()))
+        } else {
+            Ok(frame)
+        }
+    }
+
+    /// The message of a frame.
+    ///
+    /// # Errors
+    /// The frame is not exactly one message of this version.
+    pub fn decode(frame: &[u8]) -> Result<Self, FrameError> {
+        if frame.len() > MAX_FRAME_LEN {
+            return Err(FrameError::TooLong(frame.len()));
+        }
+        match frame {
+            [] => Err(FrameError::Empty),
+            [PROTOCOL_VERSION, body @ ..] => match postcard::take_from_bytes(body) {
+                Ok((message, [])) => Ok(message),
+                Ok((_, rest)) => Err(FrameError::Trailing(rest.len())),
+                Err(err) => Err(FrameError::Damaged(err)),
+            },
+            [version, ..] => Err(FrameError::Version(*version)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

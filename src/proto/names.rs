@@ -1,0 +1,124 @@
+//! Names of one directory's entries, packed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Kind, is_name};
+
+/// Names and types of entries of one directory, in listing order.
+///
+/// One allocation for all names: a batch is read once, and a hundred million files pass through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Packed", into = "Packed")]
+pub struct Names {
+    bytes: Vec<u8>,
+    /// The end of each name in `bytes`, and its type.
+    ends: Vec<(u32, Kind)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Packed {
+    #[serde(with = "serde_bytes")]
+    bytes: Vec<u8>,
+    ends: Vec<(u32, Kind)>,
+}
+
+/// What a batch of names cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("names that do not fit their bytes, or that are not names")]
+pub struct NamesError;
+
+impl Names {
+    /// A batch of one.
+    pub fn one(name: &[u8], kind: Kind) -> Self {
+        let mut names = Self::default();
+        names.push(name, kind);
+        names
+    }
+
+    /// Adds a name, which is a valid one: it comes from a listing.
+    pub fn push(&mut self, name: &[u8], kind: Kind) {
+        debug_assert!(is_name(name));
+        self.bytes.extend_from_slice(name);
+        let end = u32::try_from(self.bytes.len()).expect("a batch is far below 4 GiB");
+        self.ends.push((end, kind));
+    }
+
+    /// How many names.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of memory and of a message, about.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len() + 6 * self.ends.len()
+    }
+
+    /// The names and their types, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Kind)> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(end, _)| end as usize));
+        starts
+            .zip(&self.ends)
+            .map(|(start, &(end, kind))| (&self.bytes[start..end as usize], kind))
+    }
+
+    /// Takes the first `count` names out, or all when there are fewer.
+    pub fn take(&mut self, count: usize) -> Self {
+        if count >= self.len() {
+            return std::mem::take(self);
+        }
+        let cut = if count == 0 {
+            0
+        } else {
+            self.ends[count - 1].0
+        };
+        let rest_bytes = self.bytes.split_off(cut as usize);
+        let mut rest_ends = self.ends.split_off(count);
+        for (end, _) in &mut rest_ends {
+            *end -= cut;
+        }
+        std::mem::replace(
+            self,
+            Self {
+                bytes: rest_bytes,
+                ends: rest_ends,
+            },
+        )
+    }
+}
+
+impl TryFrom<Packed> for Names {
+    type Error = NamesError;
+
+    fn try_from(packed: Packed) -> Result<Self, NamesError> {
+        let mut start = 0;
+        for &(end, _) in &packed.ends {
+            let name = packed.bytes.get(start..end as usize).ok_or(NamesError)?;
+            if !is_name(name) {
+                return Err(NamesError);
+            }
+            start = end as usize;
+        }
+        if start == packed.bytes.len() {
+            Ok(Self {
+                bytes: packed.bytes,
+                ends: packed.ends,
+            })
+        } else {
+            Err(NamesError)
+        }
+    }
+}
+
+impl From<Names> for Packed {
+    fn from(names: Names) -> Self {
+        Self {
+            bytes: names.bytes,
+            ends: names.ends,
+        }
+    }
+}

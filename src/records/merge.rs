@@ -1,0 +1,85 @@
+//! Sorted streams of records, and one stream out of many.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::{RunReader, decode};
+use crate::types::{Record, RelPath};
+
+/// Records of one origin, sorted by path.
+pub enum Stream {
+    Memory(std::vec::IntoIter<Record>),
+    Run(RunReader),
+}
+
+impl Stream {
+    /// Over records that are sorted by path.
+    pub(super) fn memory(sorted: Vec<Record>) -> Self {
+        Self::Memory(sorted.into_iter())
+    }
+
+    /// Over a run. Its name is removed at once: it is read once, and nothing is left after a crash.
+    pub(super) fn run(path: &Path) -> io::Result<Self> {
+        let reader = RunReader::with_capacity(256 << 10, File::open(path)?);
+        std::fs::remove_file(path)?;
+        Ok(Self::Run(reader))
+    }
+
+    /// The next record.
+    ///
+    /// # Errors
+    /// A run that cannot be read, or ends early.
+    pub fn next(&mut self) -> io::Result<Option<Record>> {
+        match self {
+            Self::Memory(records) => Ok(records.next()),
+            Self::Run(reader) => decode(reader),
+        }
+    }
+}
+
+/// The k-way merge of streams of one rank, in the order of paths.
+pub struct Merged {
+    streams: Vec<Stream>,
+    heads: Vec<Option<Record>>,
+    order: BinaryHeap<Reverse<(RelPath, usize)>>,
+}
+
+impl Merged {
+    /// # Errors
+    /// A stream cannot be read.
+    pub(super) fn new(streams: Vec<Stream>) -> io::Result<Self> {
+        let heads = streams.iter().map(|_| None).collect();
+        let mut merged = Self {
+            streams,
+            heads,
+            order: BinaryHeap::new(),
+        };
+        for index in 0..merged.streams.len() {
+            merged.advance(index)?;
+        }
+        Ok(merged)
+    }
+
+    fn advance(&mut self, index: usize) -> io::Result<()> {
+        if let Some(record) = self.streams[index].next()? {
+            self.order.push(Reverse((record.path.clone(), index)));
+            self.heads[index] = Some(record);
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Merged {
+    type Item = io::Result<Record>;
+
+    fn next(&mut self) -> Option<io::Result<Record>> {
+        let Reverse((_, index)) = self.order.pop()?;
+        let record = self.heads[index]
+            .take()
+            .expect("a stream in the heap has a head");
+        Some(self.advance(index).map(|()| record))
+    }
+}

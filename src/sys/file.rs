@@ -1,0 +1,402 @@
+//! Files: opening, creating, moving bytes directly or through the page cache.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::fstatfs;
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::{UnlinkatFlags, Whence, fsync, ftruncate, lseek64, syncfs, unlinkat};
+
+use super::Buffer;
+
+/// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
+const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW
+    .union(OFlag::O_CLOEXEC)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY);
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// Those of open(2); a symbolic link is `ELOOP`.
+pub fn open_read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    openat(dir, name, OFlag::O_RDONLY | FILE_FLAGS, Mode::empty())
+}
+
+/// Opens a file that is there for writing.
+///
+/// # Errors
+/// Those of open(2); a symbolic link is `ELOOP`.
+pub fn open_write(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    openat(dir, name, OFlag::O_WRONLY | FILE_FLAGS, Mode::empty())
+}
+
+/// Creates a file with these permission bits; `EEXIST` when the name is taken.
+///
+/// # Errors
+/// Those of open(2).
+pub fn create_new(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    openat(
+        dir,
+        name,
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | FILE_FLAGS,
+        Mode::from_bits_truncate(mode),
+    )
+}
+
+/// Sets the length in bytes; what is beyond the old one is a hole.
+///
+/// # Errors
+/// Those of ftruncate(2).
+pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
+    ftruncate(fd, i64::try_from(len).map_err(|_| Errno::EFBIG)?)
+}
+
+/// Removes a name that is not a directory.
+///
+/// # Errors
+/// Those of unlinkat(2).
+pub fn remove_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
+}
+
+/// Gives a name in `dir` another name there, in place of what has it.
+///
+/// # Errors
+/// Those of renameat(2).
+pub fn rename(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+    renameat(dir, from, dir, to)
+}
+
+/// Closes, and says what closing brought to light (NFS, FUSE and quotas report here).
+///
+/// # Errors
+/// Those of close(2).
+pub fn close(fd: OwnedFd) -> Result<(), Errno> {
+    match nix::unistd::close(fd) {
+        // Linux has closed the descriptor all the same
+        Err(Errno::EINTR) => Ok(()),
+        closed => closed,
+    }
+}
+
+/// Makes the data and metadata of one file durable.
+///
+/// # Errors
+/// Those of fsync(2).
+pub fn sync_file(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    fsync(fd)
+}
+
+/// Makes all that this node wrote to the file system of `fd` durable. Errors of writing back since
+/// `fd` was opened are reported.
+///
+/// # Errors
+/// Those of syncfs(2).
+pub fn sync_file_system(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    syncfs(fd)
+}
+
+/// Whether [`sync_file_system`] reaches the storage: not over FUSE and NFS, where only fsync of
+/// each file does.
+///
+/// # Errors
+/// Those of fstatfs(2).
+pub fn syncfs_reaches(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    const FUSE: i64 = 0x6573_5546;
+    const NFS: i64 = 0x6969;
+    Ok(!matches!(fstatfs(fd)?.filesystem_type().0, FUSE | NFS))
+}
+
+/// The next bytes that are not a hole, from `from` to below `end`: offset and end, rounded outwards to
+/// 4096. Both are `end` when the rest is a hole; everything counts as data where the file system cannot tell.
+///
+/// # Errors
+/// Those of lseek(2).
+pub fn next_data(fd: BorrowedFd<'_>, from: u64, end: u64) -> Result<(u64, u64), Errno> {
+    const PAGE: u64 = 4096;
+    let seek = |at: u64, whence| {
+        let at = i64::try_from(at).map_err(|_| Errno::EFBIG)?;
+        lseek64(fd, at, whence).map(|found| u64::try_from(found).unwrap_or(0))
+    };
+    let start = match seek(from, Whence::SeekData) {
+        Ok(start) if start >= end => return Ok((end, end)),
+        Ok(start) => start,
+        Err(Errno::ENXIO) => return Ok((end, end)),
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok((from, end)),
+        Err(err) => return Err(err),
+    };
+    let stop = match seek(start, Whence::SeekHole) {
+        Ok(stop) => stop,
+        // the file has shrunk meanwhile: reading will show it
+        Err(Errno::ENXIO) => end,
+        Err(err) => return Err(err),
+    };
+    let start = (start / PAGE * PAGE).max(from);
+    Ok((start, stop.div_ceil(PAGE).saturating_mul(PAGE).min(end)))
+}
+
+/// One side of a copy: a file, moved with `O_DIRECT` where that works and through the page cache
+/// for the rest.
+pub struct End {
+    plain: OwnedFd,
+    direct: Option<Direct>,
+}
+
+struct Direct {
+    fd: OwnedFd,
+    /// Bytes; offsets and lengths are multiples of it.
+    align: usize,
+}
+
+impl End {
+    /// Through the page cache only.
+    pub fn buffered(plain: OwnedFd) -> Self {
+        Self {
+            plain,
+            direct: None,
+        }
+    }
+
+    /// With a second, direct descriptor of the same file, opened by its name: DAOS's interception
+    /// gives up on a descriptor whose flags are changed. A file system that refuses, or a name
+    /// that leads elsewhere by now, leaves the page cache.
+    pub fn direct(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], write: bool) -> Self {
+        let access = if write {
+            OFlag::O_WRONLY
+        } else {
+            OFlag::O_RDONLY
+        };
+        let direct = openat(
+            dir,
+            name,
+            access | OFlag::O_DIRECT | FILE_FLAGS,
+            Mode::empty(),
+        )
+        .ok()
+        .and_then(|fd| {
+            let align = direct_alignment(fd.as_fd())?;
+            let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
+            ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align })
+        });
+        Self { plain, direct }
+    }
+
+    /// The descriptor that goes through the page cache.
+    pub fn plain(&self) -> BorrowedFd<'_> {
+        self.plain.as_fd()
+    }
+
+    /// Reads `len` bytes at `offset`, or fewer where the file ends. `buffer` has room for `len`
+    /// rounded up to [`Buffer::ALIGN`].
+    ///
+    /// # Errors
+    /// Those of pread(2); interruptions and short reads are handled here.
+    pub fn read(&mut self, buffer: &mut Buffer, len: usize, offset: u64) -> Result<usize, Errno> {
+        let mut got = 0;
+        if let Some(direct) = self
+            .direct
+            .as_ref()
+            .filter(|direct| is_aligned(offset, direct.align))
+        {
+            let (fd, align) = (&direct.fd, direct.align);
+            let whole = len.next_multiple_of(align);
+            while got < len && got.is_multiple_of(align) {
+                match retry(|| pread(fd, &mut buffer[got..whole], file_offset(offset, got)?)) {
+                    Ok(0) => return Ok(got),
+                    Ok(n) => got += n,
+                    Err(Errno::EINVAL) => {
+                        self.direct = None;
+                        break;
+                    }
+                    Err(err) => return Err(err),
+                }
+            }
+            got = got.min(len);
+        }
+        while got < len {
+            match retry(|| {
+                pread(
+                    &self.plain,
+                    &mut buffer[got..len],
+                    file_offset(offset, got)?,
+                )
+            })? {
+                0 => break,
+                n => got += n,
+            }
+        }
+        Ok(got)
+    }
+
+    /// Writes the first `len` bytes of `buffer` at `offset`.
+    ///
+    /// # Errors
+    /// Those of pwrite(2); interruptions and short writes are handled here.
+    pub fn write(&mut self, buffer: &Buffer, len: usize, offset: u64) -> Result<(), Errno> {
+        let mut done = 0;
+        if let Some(direct) = self
+            .direct
+            .as_ref()
+            .filter(|direct| is_aligned(offset, direct.align))
+        {
+            let (fd, align) = (&direct.fd, direct.align);
+            let whole = len - len % align;
+            while done < whole && done.is_multiple_of(align) {
+                match retry(|| pwrite(fd, &buffer[done..whole], file_offset(offset, done)?)) {
+                    Ok(0) => return Err(Errno::EIO),
+                    Ok(n) => done += n,
+                    Err(Errno::EINVAL) => {
+                        self.direct = None;
+                        break;
+                    }
+                    Err(err) => return Err(err),
+                }
+            }
+        }
+        while done < len {
+            match retry(|| pwrite(&self.plain, &buffer[done..len], file_offset(offset, done)?))? {
+                0 => return Err(Errno::EIO),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes both descriptors.
+    ///
+    /// # Errors
+    /// Those of close(2).
+    pub fn close(self) -> Result<(), Errno> {
+        let direct = self.direct.map_or(Ok(()), |direct| close(direct.fd));
+        close(self.plain).and(direct)
+    }
+}
+
+/// What `O_DIRECT` wants of this file in bytes; `None` where it cannot be had. File systems that do not
+/// say (only ext4, XFS and few others do) get 4096, the buffers' own alignment.
+fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
+    // SAFETY: an all-zero statx is a valid value of the plain C struct.
+    let mut st: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty string ended by NUL, `st` is writable, the descriptor is open.
+    let failed = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &mut st,
+        )
+    };
+    if failed != 0 || st.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return Some(Buffer::ALIGN);
+    }
+    let align = usize::try_from(st.stx_dio_offset_align.max(st.stx_dio_mem_align)).ok()?;
+    (st.stx_dio_offset_align > 0 && Buffer::ALIGN.is_multiple_of(align)).then_some(align)
+}
+
+fn is_aligned(offset: u64, align: usize) -> bool {
+    offset.is_multiple_of(align as u64)
+}
+
+fn file_offset(offset: u64, done: usize) -> Result<i64, Errno> {
+    i64::try_from(offset + done as u64).map_err(|_| Errno::EFBIG)
+}
+
+/// Repeats a call that a signal interrupted. Bounded, so that a stream of signals cannot hold a rank.
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    for _ in 0..1000 {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EINTR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::sys::open_root;
+
+    #[test]
+    fn every_length_around_a_page_is_exact_directly_and_buffered() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = open_root(base.path()).expect("opens");
+        let mut buffer = Buffer::new(16384);
+        for len in [0usize, 1, 511, 512, 513, 4095, 4096, 4097, 8191, 8192, 8193] {
+            for direct in [false, true] {
+                let data: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
+                fs::write(base.path().join("a"), &data).expect("written");
+                let _ = fs::remove_file(base.path().join("b"));
+                let from = open_read(dir.as_fd(), b"a").expect("opens");
+                let to = create_new(dir.as_fd(), b"b", 0o600).expect("created");
+                let (mut from, mut to) = if direct {
+                    (
+                        End::direct(from, dir.as_fd(), b"a", false),
+                        End::direct(to, dir.as_fd(), b"b", true),
+                    )
+                } else {
+                    (End::buffered(from), End::buffered(to))
+                };
+                assert_eq!(from.read(&mut buffer, len, 0), Ok(len));
+                to.write(&buffer, len, 0).expect("written");
+                to.close().expect("closed");
+                assert_eq!(
+                    fs::read(base.path().join("b")).expect("read"),
+                    data,
+                    "{len} direct {direct}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_beyond_the_end_is_short_and_not_an_error() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = open_root(base.path()).expect("opens");
+        fs::write(base.path().join("a"), vec![1; 5000]).expect("written");
+        let mut buffer = Buffer::new(16384);
+        let from = open_read(dir.as_fd(), b"a").expect("opens");
+        assert_eq!(End::buffered(from).read(&mut buffer, 9000, 0), Ok(5000));
+        let from = open_read(dir.as_fd(), b"a").expect("opens");
+        assert_eq!(
+            End::direct(from, dir.as_fd(), b"a", false).read(&mut buffer, 9000, 4096),
+            Ok(904)
+        );
+    }
+
+    #[test]
+    fn holes_are_found_and_data_is_never_one() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.set_len(10 << 20).expect("sized");
+        file.write_all_at(&[1; 10], (5 << 20) + 7).expect("written");
+        let (start, stop) = next_data(file.as_fd(), 0, 10 << 20).expect("sought");
+        assert!(
+            start <= (5 << 20) + 7 && stop >= (5 << 20) + 17,
+            "{start} {stop}"
+        );
+        assert_eq!(next_data(file.as_fd(), 0, 4096).expect("sought").1, 4096);
+    }
+
+    #[test]
+    fn a_fifo_does_not_wait_and_a_link_is_not_followed() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = open_root(base.path()).expect("opens");
+        nix::unistd::mkfifo(&base.path().join("fifo"), Mode::S_IRUSR).expect("made");
+        std::os::unix::fs::symlink("fifo", base.path().join("link")).expect("linked");
+        assert!(open_read(dir.as_fd(), b"fifo").is_ok());
+        assert_eq!(open_read(dir.as_fd(), b"link").map(drop), Err(Errno::ELOOP));
+        assert_eq!(
+            create_new(dir.as_fd(), b"link", 0o600).map(drop),
+            Err(Errno::EEXIST)
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! Metadata: reading and setting it, on descriptors and on names.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, readlinkat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
+    futimens, lstat, major, minor, mknodat, stat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+
+use crate::types::{Identity, Kind, Timestamp};
+
+/// What stat(2) says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// `None` for a type that Linux does not have today.
+    pub kind: Option<Kind>,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub nlink: u64,
+    pub dev: u64,
+    pub ino: u64,
+    pub rdev: u64,
+    /// Units of 512 bytes.
+    pub blocks: u64,
+}
+
+impl Meta {
+    /// Of an open descriptor.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of(fd: impl AsFd) -> Result<Self, Errno> {
+        Ok(Self::from(fstat(fd)?))
+    }
+
+    /// Of a name in a directory; of a symbolic link itself.
+    ///
+    /// # Errors
+    /// Those of fstatat(2).
+    pub fn at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
+        Ok(Self::from(fstatat(
+            dir,
+            name,
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?))
+    }
+
+    /// Of a path that the user named; of what a symbolic link leads to, if `follow`.
+    ///
+    /// # Errors
+    /// Those of stat(2) and lstat(2).
+    pub fn of_path(path: &std::path::Path, follow: bool) -> Result<Self, Errno> {
+        Ok(Self::from(if follow { stat(path)? } else { lstat(path)? }))
+    }
+
+    /// What must not change while the file is read.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            size: self.size,
+            mtime: self.mtime,
+            ctime: self.ctime,
+        }
+    }
+
+    /// Whether it occupies fewer blocks than its length needs.
+    pub fn is_sparse(&self) -> bool {
+        self.blocks.saturating_mul(512) < self.size
+    }
+
+    /// Major and minor number of the device that the entry is.
+    pub fn rdev_numbers(&self) -> (u32, u32) {
+        let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        (number(major(self.rdev)), number(minor(self.rdev)))
+    }
+}
+
+impl From<FileStat> for Meta {
+    fn from(st: FileStat) -> Self {
+        let time = |sec, nsec: i64| Timestamp {
+            sec,
+            nsec: u32::try_from(nsec).unwrap_or(0),
+        };
+        Self {
+            kind: match SFlag::from_bits_truncate(st.st_mode & libc::S_IFMT) {
+                SFlag::S_IFREG => Some(Kind::File),
+                SFlag::S_IFDIR => Some(Kind::Dir),
+                SFlag::S_IFLNK => Some(Kind::Symlink),
+                SFlag::S_IFIFO => Some(Kind::Fifo),
+                SFlag::S_IFSOCK => Some(Kind::Socket),
+                SFlag::S_IFCHR => Some(Kind::CharDev),
+                SFlag::S_IFBLK => Some(Kind::BlockDev),
+                _ => None,
+            },
+            mode: st.st_mode & 0o7777,
+            uid: st.st_uid,
+            gid: st.st_gid,
+            size: u64::try_from(st.st_size).unwrap_or(0),
+            atime: time(st.st_atime, st.st_atime_nsec),
+            mtime: time(st.st_mtime, st.st_mtime_nsec),
+            ctime: time(st.st_ctime, st.st_ctime_nsec),
+            nlink: st.st_nlink,
+            dev: st.st_dev,
+            ino: st.st_ino,
+            rdev: st.st_rdev,
+            blocks: u64::try_from(st.st_blocks).unwrap_or(0),
+        }
+    }
+}
+
+/// An owner to set; `None` leaves that half as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
+/// Sets the owner of an open file. Clears setuid, setgid and capabilities.
+///
+/// # Errors
+/// Those of fchown(2).
+pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
+    fchown(
+        fd,
+        owner.uid.map(Uid::from_raw),
+        owner.gid.map(Gid::from_raw),
+    )
+}
+
+/// Sets the owner of a name, of a symbolic link itself.
+///
+/// # Errors
+/// Those of fchownat(2).
+pub fn set_owner_at(dir: BorrowedFd<'_>, name: &[u8], owner: Owner) -> Result<(), Errno> {
+    fchownat(
+        dir,
+        name,
+        owner.uid.map(Uid::from_raw),
+        owner.gid.map(Gid::from_raw),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+}
+
+/// Sets permission bits (below 0o10000) of an open file.
+///
+/// # Errors
+/// Those of fchmod(2).
+pub fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    fchmod(fd, Mode::from_bits_truncate(mode))
+}
+
+/// Sets permission bits of a name that is not a symbolic link.
+///
+/// # Errors
+/// Those of fchmodat(2).
+pub fn set_mode_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    fchmodat(
+        dir,
+        name,
+        Mode::from_bits_truncate(mode),
+        FchmodatFlags::NoFollowSymlink,
+    )
+}
+
+/// Sets access and modification time of an open file.
+///
+/// # Errors
+/// Those of futimens(3).
+pub fn set_times(fd: BorrowedFd<'_>, atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
+    futimens(fd, &time_spec(atime), &time_spec(mtime))
+}
+
+/// Sets access and modification time of a name, of a symbolic link itself.
+///
+/// # Errors
+/// Those of utimensat(2).
+pub fn set_times_at(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    atime: Timestamp,
+    mtime: Timestamp,
+) -> Result<(), Errno> {
+    utimensat(
+        dir,
+        name,
+        &time_spec(atime),
+        &time_spec(mtime),
+        UtimensatFlags::NoFollowSymlink,
+    )
+}
+
+fn time_spec(time: Timestamp) -> TimeSpec {
+    TimeSpec::new(time.sec, i64::from(time.nsec))
+}
+
+/// The target of a symbolic link.
+///
+/// # Errors
+/// Those of readlinkat(2).
+pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    use std::os::unix::ffi::OsStringExt;
+    readlinkat(dir, name).map(OsStringExt::into_vec)
+}
+
+/// Makes a symbolic link; `EEXIST` when the name is taken.
+///
+/// # Errors
+/// Those of symlinkat(2).
+pub fn make_symlink(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    symlinkat(target, dir, name)
+}
+
+/// Makes a fifo, a socket or a device, for its owner alone; `EEXIST` when the name is taken.
+///
+/// # Errors
+/// Those of mknodat(2).
+pub fn make_node(dir: BorrowedFd<'_>, name: &[u8], kind: Kind, rdev: u64) -> Result<(), Errno> {
+    let (flag, rdev) = match kind {
+        Kind::Fifo => (SFlag::S_IFIFO, 0),
+        Kind::Socket => (SFlag::S_IFSOCK, 0),
+        Kind::CharDev => (SFlag::S_IFCHR, rdev),
+        Kind::BlockDev => (SFlag::S_IFBLK, rdev),
+        Kind::File | Kind::Dir | Kind::Symlink => return Err(Errno::EINVAL),
+    };
+    mknodat(dir, name, flag, Mode::S_IRUSR | Mode::S_IWUSR, rdev)
+}
+
+/// Gives a second name to a file; of a symbolic link, to the link itself.
+///
+/// # Errors
+/// Those of linkat(2).
+pub fn link(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+}

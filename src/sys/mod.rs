@@ -1,0 +1,27 @@
+//! The only file-system calls of pcopy, each through a symbol of the C library.
+//!
+//! Interception libraries (DAOS's libioil and libpil4dfs) replace those symbols by LD_PRELOAD, so
+//! nothing here calls the kernel directly, and nothing uses copy_file_range, splice or io_uring.
+//! Every name is relative to an open directory and never follows a symbolic link. Errors are bare
+//! errnos; the layer above says on which path and side.
+
+mod buffer;
+mod dir;
+mod file;
+mod meta;
+mod mounts;
+mod xattr;
+
+pub use buffer::Buffer;
+pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root};
+pub use file::{
+    End, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len,
+    sync_file, sync_file_system, syncfs_reaches,
+};
+pub use meta::{
+    Meta, Owner, link, make_node, make_symlink, read_link, set_mode, set_mode_at, set_owner,
+    set_owner_at, set_times, set_times_at,
+};
+pub use mounts::{Mounts, Place};
+pub use nix::errno::Errno;
+pub use xattr::{XattrPlace, copy_xattrs};

@@ -1,0 +1,177 @@
+//! Extended attributes, ACLs and capabilities among them.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// Where attributes are read or set.
+#[derive(Clone, Copy)]
+pub enum XattrPlace<'a> {
+    /// An open file or directory.
+    Fd(BorrowedFd<'a>),
+    /// A name in an open directory, of an entry that cannot be opened: a symbolic link, a device.
+    /// Reached through /proc/self/fd, because Linux has no call that takes a directory.
+    At(BorrowedFd<'a>, &'a [u8]),
+}
+
+/// Attributes of Lustre that describe where one copy lies, not what it holds; dcp leaves out the same.
+const LUSTRE: [&[u8]; 11] = [
+    b"trusted.som",
+    b"trusted.lov",
+    b"trusted.lma",
+    b"trusted.lmv",
+    b"trusted.dmv",
+    b"trusted.link",
+    b"trusted.fid",
+    b"trusted.version",
+    b"trusted.hsm",
+    b"trusted.lfsck_bitmap",
+    b"trusted.dummy",
+];
+
+/// Copies all attributes, except those of Lustre's layout. Returns how many were set, and how
+/// many the destination cannot hold or this user may not set.
+///
+/// # Errors
+/// Those of listxattr(2), getxattr(2) and setxattr(2) that mean neither.
+pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<(usize, usize), Errno> {
+    let from = Target::new(from)?;
+    let names = match from.list() {
+        Ok(names) if names.is_empty() => return Ok((0, 0)),
+        Ok(names) => names,
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok((0, 0)),
+        Err(err) => return Err(err),
+    };
+    let to = Target::new(to)?;
+    let (mut set, mut unkept) = (0, 0);
+    for name in names.split_inclusive(|&b| b == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            continue;
+        };
+        if name.to_bytes().starts_with(b"lustre.") || LUSTRE.contains(&name.to_bytes()) {
+            continue;
+        }
+        let value = match from.get(name) {
+            Ok(value) => value,
+            // removed since it was listed
+            Err(Errno::ENODATA) => continue,
+            Err(err) => return Err(err),
+        };
+        match to.set(name, &value) {
+            Ok(()) => set += 1,
+            Err(
+                Errno::EOPNOTSUPP
+                | Errno::ENOSYS
+                | Errno::EPERM
+                | Errno::EACCES
+                | Errno::E2BIG
+                | Errno::ERANGE,
+            ) => unkept += 1,
+            // ext4 has one block for all attributes of a file: ENOSPC here is "does not fit"
+            Err(Errno::ENOSPC) => unkept += 1,
+            Err(err) => return Err(err),
+        }
+    }
+    Ok((set, unkept))
+}
+
+enum Target {
+    Fd(libc::c_int),
+    Path(CString),
+}
+
+impl Target {
+    fn new(place: XattrPlace<'_>) -> Result<Self, Errno> {
+        Ok(match place {
+            XattrPlace::Fd(fd) => Self::Fd(fd.as_raw_fd()),
+            XattrPlace::At(dir, name) => {
+                let path = [
+                    format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
+                    name,
+                ]
+                .concat();
+                Self::Path(CString::new(path).map_err(|_| Errno::EINVAL)?)
+            }
+        })
+    }
+
+    /// All names, each ended by NUL.
+    fn list(&self) -> Result<Vec<u8>, Errno> {
+        read_all(|into, len| match self {
+            // SAFETY: `into` has room for `len` bytes; the descriptor is borrowed by the caller.
+            Self::Fd(fd) => unsafe { libc::flistxattr(*fd, into.cast(), len) },
+            // SAFETY: as above, and the path ends in NUL.
+            Self::Path(path) => unsafe { libc::llistxattr(path.as_ptr(), into.cast(), len) },
+        })
+    }
+
+    fn get(&self, name: &CStr) -> Result<Vec<u8>, Errno> {
+        read_all(|into, len| match self {
+            // SAFETY: `into` has room for `len` bytes, the name ends in NUL.
+            Self::Fd(fd) => unsafe { libc::fgetxattr(*fd, name.as_ptr(), into.cast(), len) },
+            // SAFETY: as above, and the path ends in NUL.
+            Self::Path(path) => unsafe {
+                libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len)
+            },
+        })
+    }
+
+    fn set(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+        let (at, len) = (value.as_ptr().cast(), value.len());
+        let result = match self {
+            // SAFETY: `at` points to `len` bytes, the name ends in NUL.
+            Self::Fd(fd) => unsafe { libc::fsetxattr(*fd, name.as_ptr(), at, len, 0) },
+            // SAFETY: as above, and the path ends in NUL.
+            Self::Path(path) => unsafe {
+                libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0)
+            },
+        };
+        Errno::result(result).map(drop)
+    }
+}
+
+/// Calls with a buffer on the stack first, then with one of the length that the kernel names. A list or a
+/// value may grow between the two calls; 64 KiB is the kernel's limit, so a few tries are enough.
+fn read_all(call: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>, Errno> {
+    let mut small = [0u8; 512];
+    match Errno::result(call(small.as_mut_ptr(), small.len())) {
+        Ok(len) => return Ok(small[..usize::try_from(len).unwrap_or(0)].to_vec()),
+        Err(Errno::ERANGE) => {}
+        Err(err) => return Err(err),
+    }
+    let mut large = vec![0u8; 64 << 10];
+    let len = Errno::result(call(large.as_mut_ptr(), large.len()))?;
+    large.truncate(usize::try_from(len).unwrap_or(0));
+    Ok(large)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn attributes_are_copied_whatever_their_length() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let (a, b) = (
+            tempfile::tempfile_in(&base).expect("made"),
+            tempfile::tempfile_in(&base).expect("made"),
+        );
+        let from = Target::new(XattrPlace::Fd(a.as_fd())).expect("a descriptor");
+        let long = vec![7; 2000];
+        if from.set(c"user.short", b"x").is_err() {
+            eprintln!("SKIP: no user attributes on this file system");
+            return;
+        }
+        from.set(c"user.long", &long).expect("set");
+        let copied = copy_xattrs(XattrPlace::Fd(a.as_fd()), XattrPlace::Fd(b.as_fd()));
+        assert_eq!(copied, Ok((2, 0)));
+        let to = Target::new(XattrPlace::Fd(b.as_fd())).expect("a descriptor");
+        assert_eq!(to.get(c"user.short"), Ok(b"x".to_vec()));
+        assert_eq!(to.get(c"user.long"), Ok(long));
+    }
+}

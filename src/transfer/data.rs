@@ -1,0 +1,72 @@
+//! The bytes of a file: read a block, hash it, write it.
+
+use super::{At, DEST, Mover, SOURCE};
+use crate::digest::PieceHasher;
+use crate::plan::Range;
+use crate::proto::Direct;
+use crate::sys::{End, next_data};
+use crate::types::{Failure, Op};
+
+/// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
+const DIRECT_MIN_LEN: u64 = 1 << 20;
+
+/// How copying a span of a file went.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    Copied,
+    /// The source ended before its length.
+    Short,
+}
+
+impl Mover {
+    /// Whether a file of this many bytes is to be moved with `O_DIRECT`.
+    pub(super) fn wants_direct(&self, len: u64) -> bool {
+        match self.job.tuning.direct {
+            Direct::Auto => len >= DIRECT_MIN_LEN,
+            Direct::Always => len > 0,
+            Direct::Never => false,
+        }
+    }
+
+    /// Copies `range` of the source to the same place of the destination; of a sparse file its data
+    /// only, into a destination that is a hole there.
+    pub(super) fn copy_span(
+        &mut self,
+        (source, dest): (&mut End, &mut End),
+        range: Range,
+        sparse: bool,
+        mut hasher: Option<&mut PieceHasher>,
+    ) -> Result<Span, Failure> {
+        let end = range.offset + range.len;
+        let block_len = self.job.tuning.block_len;
+        let mut at = range.offset;
+        while at < end {
+            let (data, data_end) = if sparse {
+                next_data(source.plain(), at, end).at(Op::Seek, SOURCE)?
+            } else {
+                (at, end)
+            };
+            if let Some(hasher) = &mut hasher {
+                hasher.update_zeros(data - at);
+            }
+            at = data;
+            while at < data_end {
+                let len =
+                    usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
+                let got = source
+                    .read(&mut self.buffer, len, at)
+                    .at(Op::Read, SOURCE)?;
+                if got < len {
+                    return Ok(Span::Short);
+                }
+                if let Some(hasher) = &mut hasher {
+                    hasher.update(&self.buffer[..len]);
+                }
+                dest.write(&self.buffer, len, at).at(Op::Write, DEST)?;
+                at += len as u64;
+                self.task.bytes_moved += len as u64;
+            }
+        }
+        Ok(Span::Copied)
+    }
+}

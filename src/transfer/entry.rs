@@ -1,0 +1,329 @@
+//! One entry, whole: a file up to the range length, a symbolic link, a special file.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::data::Span;
+use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
+use crate::digest::PieceHasher;
+use crate::plan::Range;
+use crate::proto::{LargeFile, Names, Owned, Returned, TaskResult};
+use crate::sys::{
+    End, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file,
+    rename, set_len,
+};
+use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
+
+/// How an attempt at an entry went.
+pub(super) enum Attempt {
+    Done(Facts),
+    /// Someone else's task: it is large, or it has several names.
+    Returned(Returned),
+    /// The source changed while it was read; what was written is gone.
+    Changed,
+}
+
+/// Whether an entry with several names is copied here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    /// Handed back, so that one rank copies it.
+    Return,
+    /// This is that rank.
+    Own,
+}
+
+impl Mover {
+    /// Copies entries of one directory.
+    pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
+        let dirs = self
+            .source_dir(source, dir)
+            .and_then(|from| Ok((from, self.dest_dir(dir)?)));
+        let mut returned = Vec::new();
+        for (name, kind) in names.iter() {
+            let path = dir.join(name);
+            let (source_dir, dest_dir) = match &dirs {
+                Ok((from, to)) => (from.clone(), to.clone()),
+                Err(failure) => {
+                    self.fail(path, kind, failure.clone());
+                    continue;
+                }
+            };
+            let source_name = self.job.sources[usize::from(source)]
+                .single
+                .clone()
+                .unwrap_or_else(|| name.to_vec());
+            let place = Place {
+                path,
+                source_dir,
+                source_name,
+                dest_dir,
+                dest_name: name.to_vec(),
+            };
+            match self.copy_entry(source, &place, kind, Links::Return, 0) {
+                Ok(Attempt::Done(facts)) => self.end(place.path, kind, Outcome::Done(facts)),
+                Ok(Attempt::Returned(entry)) => returned.push(entry),
+                Ok(Attempt::Changed) => {
+                    self.fail(place.path, kind, CHANGED);
+                }
+                Err(failure) => {
+                    self.fail(place.path, kind, failure);
+                }
+            }
+        }
+        TaskResult::Returned(returned)
+    }
+
+    /// Copies the one name of an entry that the others will be linked to; or, `unlinkable`, a name that the
+    /// destination cannot link.
+    pub(super) fn copy_owner(
+        &mut self,
+        source: u16,
+        path: RelPath,
+        kind: Kind,
+        attempt: u8,
+        unlinkable: bool,
+    ) -> TaskResult {
+        let attempt = self
+            .place(source, &path)
+            .and_then(|place| self.copy_entry(source, &place, kind, Links::Own, attempt));
+        let owned = match attempt {
+            Ok(Attempt::Done(mut facts)) => {
+                if unlinkable {
+                    facts.unkept.add(Unkept::LINK);
+                }
+                self.end(path, kind, Outcome::Done(facts.clone()));
+                Owned::Copied(facts)
+            }
+            Ok(Attempt::Returned(Returned::Large(file))) => Owned::Large(file),
+            Ok(Attempt::Returned(_)) => unreachable!("an owner is handed back for its size only"),
+            Ok(Attempt::Changed) => {
+                self.fail(path, kind, CHANGED);
+                Owned::Failed
+            }
+            Err(failure) => {
+                self.fail(path, kind, failure);
+                Owned::Failed
+            }
+        };
+        TaskResult::Owned(Box::new(owned))
+    }
+
+    /// Copies one entry, again while it changes, a bounded number of times.
+    pub(super) fn copy_entry(
+        &mut self,
+        source: u16,
+        place: &Place,
+        kind: Kind,
+        links: Links,
+        attempts_before: u8,
+    ) -> Result<Attempt, Failure> {
+        for attempt in attempts_before..MAX_ATTEMPTS {
+            self.task.ended.recopied += u64::from(attempt > 0 && attempt > attempts_before);
+            let attempt = match kind {
+                Kind::File => self.copy_file(source, place, links)?,
+                _ => self.copy_special(source, place, kind, links)?,
+            };
+            if !matches!(attempt, Attempt::Changed) {
+                return Ok(attempt);
+            }
+        }
+        Ok(Attempt::Changed)
+    }
+
+    fn copy_file(&mut self, source: u16, place: &Place, links: Links) -> Result<Attempt, Failure> {
+        let (dir, name) = place.source();
+        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        if meta.kind != Some(Kind::File) {
+            return Ok(Attempt::Changed);
+        }
+        if meta.nlink > 1 && links == Links::Return {
+            return Ok(self.linked(source, place, Kind::File, &meta));
+        }
+        if meta.size > self.job.tuning.range_len {
+            let file = self.prepare_large(source, place, &meta)?;
+            return Ok(Attempt::Returned(Returned::Large(file)));
+        }
+        let (to, temporary) = self
+            .make_beside(source, place, |name| {
+                create_new(place.dest(), name, self.creation_mode(&meta))
+            })
+            .at(Op::Create, DEST)?;
+        let made = temporary.as_deref().unwrap_or(&place.dest_name);
+        let copied = self.fill(place, from, to, made, &meta);
+        match &copied {
+            Ok(Some(_)) if temporary.is_some() => {
+                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)
+            }
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => remove_file(place.dest(), made).at(Op::Create, DEST),
+            Err(failure) => Err(failure.clone()),
+        }
+        .inspect_err(|_| discard(place, made))?;
+        Ok(copied?.map_or(Attempt::Changed, Attempt::Done))
+    }
+
+    /// Data, metadata and close of a small file; `None` when the source changed meanwhile.
+    fn fill(
+        &mut self,
+        place: &Place,
+        from: OwnedFd,
+        to: OwnedFd,
+        made: &[u8],
+        meta: &Meta,
+    ) -> Result<Option<Facts>, Failure> {
+        let sparse = meta.is_sparse();
+        if sparse {
+            set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
+        }
+        let mut ends = if self.wants_direct(meta.size) {
+            let (dir, name) = place.source();
+            (
+                End::direct(from, dir, name, false),
+                End::direct(to, place.dest(), made, true),
+            )
+        } else {
+            (End::buffered(from), End::buffered(to))
+        };
+        let mut hasher = self.job.tuning.digest.then(PieceHasher::whole);
+        let whole = Range {
+            offset: 0,
+            len: meta.size,
+        };
+        let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
+        let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;
+        if span == Span::Short || after.identity() != meta.identity() {
+            return Ok(None);
+        }
+        let unkept = self.set_metadata(ends.0.plain(), ends.1.plain(), meta)?;
+        self.sync_if_needed(ends.1.plain())?;
+        ends.1.close().at(Op::Close, DEST)?;
+        let digest = hasher.map(|hasher| hasher.finish());
+        Ok(Some(Facts {
+            digest,
+            ..facts(meta, unkept)
+        }))
+    }
+
+    fn copy_special(
+        &mut self,
+        source: u16,
+        place: &Place,
+        kind: Kind,
+        links: Links,
+    ) -> Result<Attempt, Failure> {
+        let (dir, name) = place.source();
+        let meta = Meta::at(dir, name).at(Op::Stat, SOURCE)?;
+        if meta.kind != Some(kind) {
+            return Ok(Attempt::Changed);
+        }
+        if meta.nlink > 1 && links == Links::Return {
+            return Ok(self.linked(source, place, kind, &meta));
+        }
+        let target = match kind {
+            Kind::Symlink => Some(read_link(dir, name).at(Op::ReadLink, SOURCE)?),
+            _ => None,
+        };
+        let op = if kind == Kind::Symlink {
+            Op::Symlink
+        } else {
+            Op::Mknod
+        };
+        let make = |name: &[u8]| match &target {
+            Some(target) => make_symlink(target, place.dest(), name),
+            None => make_node(place.dest(), name, kind, meta.rdev),
+        };
+        let ((), temporary) = self.make_beside(source, place, make).at(op, DEST)?;
+        let made = temporary.as_deref().unwrap_or(&place.dest_name);
+        let finished = self
+            .set_metadata_at(place.source(), (place.dest(), made), &meta)
+            .and_then(|unkept| {
+                if temporary.is_some() {
+                    rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
+                }
+                Ok(unkept)
+            });
+        let unkept = finished.inspect_err(|_| discard(place, made))?;
+        let device = matches!(kind, Kind::CharDev | Kind::BlockDev);
+        let size = target.as_ref().map_or(0, |target| target.len() as u64);
+        let rdev = device.then(|| meta.rdev_numbers());
+        Ok(Attempt::Done(Facts {
+            size,
+            target,
+            rdev,
+            ..facts(&meta, unkept)
+        }))
+    }
+
+    fn linked(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Attempt {
+        let id = self.node.link_id(source, meta);
+        Attempt::Returned(Returned::Linked {
+            path: place.path.clone(),
+            kind,
+            id,
+            identity: meta.identity(),
+            names: meta.nlink,
+        })
+    }
+
+    /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
+    fn prepare_large(
+        &mut self,
+        source: u16,
+        place: &Place,
+        meta: &Meta,
+    ) -> Result<LargeFile, Failure> {
+        let temporary = self.temporary_name(source, &place.path);
+        let to = match create_new(place.dest(), &temporary, 0o600) {
+            // of an earlier attempt of this job: no one else has the name
+            Err(crate::sys::Errno::EEXIST) => {
+                remove_file(place.dest(), &temporary).at(Op::Create, DEST)?;
+                create_new(place.dest(), &temporary, 0o600)
+            }
+            created => created,
+        }
+        .at(Op::Create, DEST)?;
+        let sized = set_len(to.as_fd(), meta.size)
+            .at(Op::Truncate, DEST)
+            .and_then(|()| close(to).at(Op::Close, DEST));
+        sized.inspect_err(|_| discard(place, &temporary))?;
+        Ok(LargeFile {
+            source,
+            path: place.path.clone(),
+            identity: meta.identity(),
+            sparse: meta.is_sparse(),
+        })
+    }
+}
+
+/// The failure of a file that never held still.
+pub(super) const CHANGED: Failure = Failure {
+    op: Op::Changed,
+    side: SOURCE,
+    errno: 0,
+};
+
+/// What the manifest says of an entry with this metadata.
+pub(super) fn facts(meta: &Meta, unkept: Unkept) -> Facts {
+    Facts {
+        size: if meta.kind == Some(Kind::File) {
+            meta.size
+        } else {
+            0
+        },
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime: meta.mtime,
+        target: None,
+        digest: None,
+        rdev: None,
+        hardlink: None,
+        unkept,
+    }
+}
+
+/// Removes what a failed attempt made. That it failed is recorded already; a name that stays
+/// behind has neither the final times nor a record.
+fn discard(place: &Place, made: &[u8]) {
+    let _ = remove_file(place.dest(), made);
+}

@@ -1,0 +1,122 @@
+//! A file that is copied in ranges, by many ranks: one range, the finish, the end of a failed one.
+//!
+//! Its destination was made under a temporary name, at its final length, by the rank that found it.
+
+use std::os::fd::AsFd;
+
+use super::data::Span;
+use super::entry::facts;
+use super::{At, DEST, Mover, Place, SOURCE};
+use crate::digest::PieceHasher;
+use crate::plan::Ranges;
+use crate::proto::{LargeFile, Owned, TaskResult};
+use crate::sys::{End, Meta, close, open_read, open_write, remove_file, rename};
+use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome};
+
+impl Mover {
+    /// Copies one range.
+    pub(super) fn copy_range(&mut self, file: &LargeFile, index: u64) -> TaskResult {
+        match self.try_range(file, index) {
+            Ok(result) => result,
+            Err(failure) => TaskResult::RangeFailed(failure),
+        }
+    }
+
+    fn try_range(&mut self, file: &LargeFile, index: u64) -> Result<TaskResult, Failure> {
+        let place = self.place(file.source, &file.path)?;
+        let temporary = self.temporary_name(file.source, &file.path);
+        let (dir, name) = place.source();
+        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        if !is_same(file, &from)? {
+            return Ok(TaskResult::Changed);
+        }
+        let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
+        let mut ends = if self.wants_direct(file.identity.size) {
+            (
+                End::direct(from, dir, name, false),
+                End::direct(to, place.dest(), &temporary, true),
+            )
+        } else {
+            (End::buffered(from), End::buffered(to))
+        };
+        let ranges = Ranges::new(file.identity.size, self.job.tuning.range_len);
+        let range = ranges.get(index);
+        let mut hasher = self
+            .job
+            .tuning
+            .digest
+            .then(|| PieceHasher::range(range.offset));
+        let span = self.copy_span(
+            (&mut ends.0, &mut ends.1),
+            range,
+            file.sparse,
+            hasher.as_mut(),
+        )?;
+        if span == Span::Short || !is_same(file, ends.0.plain())? {
+            return Ok(TaskResult::Changed);
+        }
+        self.sync_if_needed(ends.1.plain())?;
+        ends.1.close().at(Op::Close, DEST)?;
+        Ok(TaskResult::Range(hasher.map(|hasher| hasher.finish())))
+    }
+
+    /// Metadata and the final name, after the last range.
+    pub(super) fn finish_large(
+        &mut self,
+        file: &LargeFile,
+        digest: Option<Digest>,
+        attempt: u8,
+    ) -> TaskResult {
+        self.task.ended.recopied += u64::from(attempt);
+        let owned = match self.try_finish(file) {
+            Ok(None) => return TaskResult::Changed,
+            Ok(Some(facts)) => {
+                let facts = Facts { digest, ..facts };
+                self.end(file.path.clone(), Kind::File, Outcome::Done(facts.clone()));
+                Owned::Copied(facts)
+            }
+            Err(failure) => {
+                self.abandon(file, Some(failure));
+                Owned::Failed
+            }
+        };
+        TaskResult::Owned(Box::new(owned))
+    }
+
+    fn try_finish(&mut self, file: &LargeFile) -> Result<Option<Facts>, Failure> {
+        let place = self.place(file.source, &file.path)?;
+        let temporary = self.temporary_name(file.source, &file.path);
+        let (dir, name) = place.source();
+        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        if meta.kind != Some(Kind::File) || meta.identity() != file.identity {
+            return Ok(None);
+        }
+        let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
+        let unkept = self.set_metadata(from.as_fd(), to.as_fd(), &meta)?;
+        self.sync_if_needed(to.as_fd())?;
+        close(to).at(Op::Close, DEST)?;
+        rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;
+        Ok(Some(facts(&meta, unkept)))
+    }
+
+    /// Removes what was written of the file; with a failure, that is how it ended.
+    pub(super) fn abandon(&mut self, file: &LargeFile, failure: Option<Failure>) -> TaskResult {
+        if let Ok(Place { dest_dir, .. }) = self.place(file.source, &file.path) {
+            // that it failed is recorded; a temporary name that stays behind claims nothing
+            let _ = remove_file(
+                dest_dir.as_fd(),
+                &self.temporary_name(file.source, &file.path),
+            );
+        }
+        match failure {
+            Some(failure) => self.fail(file.path.clone(), Kind::File, failure),
+            None => TaskResult::Ended,
+        }
+    }
+}
+
+fn is_same(file: &LargeFile, fd: impl AsFd) -> Result<bool, Failure> {
+    let meta = Meta::of(fd).at(Op::Stat, SOURCE)?;
+    Ok(meta.kind == Some(Kind::File) && meta.identity() == file.identity)
+}

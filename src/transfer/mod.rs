@@ -1,0 +1,243 @@
+//! What one I/O thread does: tasks in, reports out, files moved in between.
+//!
+//! Knows nothing of MPI and of other threads but the rank's [`Recorder`]. Called by `worker`.
+
+mod data;
+mod dirs;
+mod entry;
+mod large;
+mod links;
+mod metadata;
+mod node;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use node::{Node, marker_name};
+
+use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
+use crate::records::Recorder;
+use crate::sys::{Buffer, DirCache, Errno, remove_file};
+use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
+
+/// Times that a file is copied again because it changed while it was read.
+pub const MAX_ATTEMPTS: u8 = 3;
+
+/// An I/O thread's own things: descriptors, a buffer, what it ended in the current task.
+pub struct Mover {
+    job: Arc<Job>,
+    node: Arc<Node>,
+    recorder: Arc<Mutex<Recorder>>,
+    sources: Vec<DirCache>,
+    destination: DirCache,
+    buffer: Buffer,
+    task: TaskLog,
+}
+
+/// What the current task has ended so far.
+#[derive(Default)]
+struct TaskLog {
+    records: Vec<Record>,
+    ended: Stats,
+    failures: Vec<(RelPath, Failure)>,
+    bytes_moved: u64,
+}
+
+/// The names of one entry in both trees.
+struct Place {
+    /// Below the root of the copy.
+    path: RelPath,
+    source_dir: Arc<OwnedFd>,
+    source_name: Vec<u8>,
+    dest_dir: Arc<OwnedFd>,
+    dest_name: Vec<u8>,
+}
+
+impl Place {
+    fn source(&self) -> (BorrowedFd<'_>, &[u8]) {
+        (self.source_dir.as_fd(), &self.source_name)
+    }
+
+    fn dest(&self) -> BorrowedFd<'_> {
+        self.dest_dir.as_fd()
+    }
+}
+
+/// Says on which operation and side a call failed.
+trait At<T> {
+    fn at(self, op: Op, side: Side) -> Result<T, Failure>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at(self, op: Op, side: Side) -> Result<T, Failure> {
+        self.map_err(|errno| Failure {
+            op,
+            side,
+            errno: errno as i32,
+        })
+    }
+}
+
+const SOURCE: Side = Side::Source;
+const DEST: Side = Side::Destination;
+
+impl Mover {
+    /// A thread's state; `node` holds the roots that it opens directories below.
+    pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>) -> Self {
+        Self {
+            sources: node
+                .sources
+                .iter()
+                .map(|source| DirCache::new(Arc::clone(&source.dir)))
+                .collect(),
+            destination: DirCache::new(Arc::clone(&node.destination)),
+            buffer: Buffer::new(job.tuning.block_len),
+            job: Arc::clone(job),
+            node: Arc::clone(node),
+            recorder: Arc::clone(recorder),
+            task: TaskLog::default(),
+        }
+    }
+
+    /// Does tasks to their end. Every entry of them is ended with a record, or handed back.
+    ///
+    /// # Errors
+    /// Records could not be kept: the job cannot prove what it copied.
+    pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> std::io::Result<Report> {
+        let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
+        let log = std::mem::take(&mut self.task);
+        self.recorder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(log.records, &log.ended)?;
+        Ok(Report {
+            id,
+            results,
+            bytes_moved: log.bytes_moved,
+            ended: log.ended,
+            failures: log.failures,
+        })
+    }
+
+    fn run_task(&mut self, task: Task) -> TaskResult {
+        match task {
+            Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
+            Task::Owner {
+                source,
+                path,
+                kind,
+                attempt,
+                unlinkable,
+            } => self.copy_owner(source, path, kind, attempt, unlinkable),
+            Task::Range { file, index } => self.copy_range(&file, index),
+            Task::FinishFile {
+                file,
+                digest,
+                attempt,
+            } => self.finish_large(&file, digest, attempt),
+            Task::Abandon { file, failure } => self.abandon(&file, failure),
+            Task::Links {
+                source,
+                owner,
+                kind,
+                facts,
+                paths,
+            } => self.make_links(source, &owner, kind, &facts, paths),
+            Task::FinishDirs { source, dirs } => self.finish_dirs(source, dirs),
+        }
+    }
+
+    /// Ends an entry: its record, its counters.
+    fn end(&mut self, path: RelPath, kind: Kind, outcome: Outcome) {
+        if let Outcome::Failed(failure) = &outcome {
+            let len: usize = self
+                .task
+                .failures
+                .iter()
+                .map(|(path, _)| path.as_bytes().len())
+                .sum();
+            if self.task.failures.len() < MAX_SHOWN_FAILURES && len < MAX_BATCH_PATHS_LEN {
+                self.task.failures.push((path.clone(), failure.clone()));
+            }
+        }
+        let record = Record {
+            path,
+            kind,
+            outcome,
+        };
+        self.task.ended.count(&record);
+        self.task.records.push(record);
+    }
+
+    fn fail(&mut self, path: RelPath, kind: Kind, failure: Failure) -> TaskResult {
+        self.end(path, kind, Outcome::Failed(failure));
+        TaskResult::Ended
+    }
+
+    /// The source's directory below its root that becomes `path` of the copy, or holds the single entry.
+    fn source_dir(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
+        let spec = &self.job.sources[usize::from(source)];
+        let below = match spec.single {
+            Some(_) => RelPath::root(),
+            None => path
+                .strip(&spec.target)
+                .ok_or(Errno::ENOENT)
+                .at(Op::Open, SOURCE)?,
+        };
+        self.sources[usize::from(source)]
+            .open(&below)
+            .at(Op::Open, SOURCE)
+    }
+
+    fn dest_dir(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
+        self.destination.open(path).at(Op::Open, DEST)
+    }
+
+    /// Where an entry stands in both trees.
+    fn place(&mut self, source: u16, path: &RelPath) -> Result<Place, Failure> {
+        let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
+        Ok(Place {
+            source_dir: self.source_dir(source, &dir)?,
+            source_name: self.job.sources[usize::from(source)]
+                .single
+                .clone()
+                .unwrap_or_else(|| name.to_vec()),
+            dest_dir: self.dest_dir(&dir)?,
+            dest_name: name.to_vec(),
+            path: path.clone(),
+        })
+    }
+
+    /// The name under which an entry is made before it replaces another one: of fixed length, because
+    /// the entry's own may already be as long as the file system allows.
+    fn temporary_name(&self, source: u16, path: &RelPath) -> Vec<u8> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&source.to_le_bytes()).update(path.as_bytes());
+        let hash = hasher.finalize().to_hex();
+        format!(".pcopy-{:016x}-{}.tmp", self.job.id, &hash[..16]).into_bytes()
+    }
+
+    /// Makes something under its final name, or under the temporary one where that is taken. Returns what
+    /// `make` made, and the temporary name if it was used.
+    fn make_beside<T>(
+        &self,
+        source: u16,
+        place: &Place,
+        mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
+    ) -> Result<(T, Option<Vec<u8>>), Errno> {
+        match make(&place.dest_name) {
+            Err(Errno::EEXIST) => {}
+            made => return made.map(|made| (made, None)),
+        }
+        let temporary = self.temporary_name(source, &place.path);
+        let made = match make(&temporary) {
+            // of an earlier attempt of this job: no one else has the name
+            Err(Errno::EEXIST) => {
+                remove_file(place.dest(), &temporary)?;
+                make(&temporary)?
+            }
+            made => made?,
+        };
+        Ok((made, Some(temporary)))
+    }
+}

@@ -1,0 +1,120 @@
+//! What a rank's node knows of the job: open roots, who runs it, what its file systems can do.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::proto::Job;
+use crate::sys::{Errno, Meta, open_root, syncfs_reaches};
+use crate::types::{LinkId, escaped};
+
+/// Opened once a rank, before anything is written, shared by its threads.
+pub struct Node {
+    pub(super) sources: Vec<NodeSource>,
+    /// Opened before the first write, so that a later syncfs reports every error of writing back.
+    pub(super) destination: Arc<OwnedFd>,
+    /// Whether this process may give files away.
+    pub(super) privileged: bool,
+    pub(super) euid: u32,
+    /// Whether each file needs its own fsync, because syncfs does not reach the storage.
+    pub(super) sync_each: bool,
+}
+
+pub(super) struct NodeSource {
+    pub(super) dir: Arc<OwnedFd>,
+    dev: u64,
+    file_system: u64,
+}
+
+impl Node {
+    /// Opens the job's directories as this node sees them.
+    ///
+    /// # Errors
+    /// A sentence that names the path and the operation.
+    pub fn open(job: &Job) -> Result<Self, String> {
+        let open = |path: &[u8]| {
+            let shown = escaped(path);
+            open_root(Path::new(OsStr::from_bytes(path)))
+                .map_err(|err| format!("{shown}: open: {}", err.desc()))
+        };
+        let mut sources = Vec::new();
+        for source in &job.sources {
+            let dir = open(&source.dir)?;
+            let dev = Meta::of(&dir)
+                .map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?
+                .dev;
+            sources.push(NodeSource {
+                dir: Arc::new(dir),
+                dev,
+                file_system: source.file_system,
+            });
+        }
+        let destination = open(&job.destination)?;
+        wait_for_marker(&destination, job)?;
+        let sync_each = !syncfs_reaches(destination.as_fd())
+            .map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
+        let euid = geteuid();
+        Ok(Self {
+            sources,
+            destination: Arc::new(destination),
+            privileged: euid.is_root(),
+            euid: euid.as_raw(),
+            sync_each,
+        })
+    }
+
+    /// The destination's root.
+    pub fn destination(&self) -> &OwnedFd {
+        &self.destination
+    }
+
+    /// Whether a syncfs makes this rank's data durable.
+    pub fn needs_syncfs(&self) -> bool {
+        !self.sync_each
+    }
+
+    /// What names the file that `meta` describes, the same on every node.
+    pub(super) fn link_id(&self, source: u16, meta: &Meta) -> LinkId {
+        let source = &self.sources[usize::from(source)];
+        // a small number for the sources' file systems; others keep their device number, above them
+        let dev = if meta.dev == source.dev {
+            source.file_system
+        } else {
+            meta.dev | 1 << 63
+        };
+        LinkId { dev, ino: meta.ino }
+    }
+}
+
+/// The file in the destination that shows every rank that it sees the directory which rank 0 sees, and
+/// not the empty mount point of a file system that its node does not have.
+pub fn marker_name(job_id: u64) -> Vec<u8> {
+    format!(".pcopy-{job_id:016x}.here").into_bytes()
+}
+
+fn wait_for_marker(destination: &OwnedFd, job: &Job) -> Result<(), String> {
+    // other nodes' caches may take a few seconds to show it
+    for _ in 0..100 {
+        match Meta::at(destination.as_fd(), &marker_name(job.id)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::ENOENT) => sleep(Duration::from_millis(100)),
+            Err(err) => {
+                return Err(format!(
+                    "{}: stat: {}",
+                    escaped(&job.destination),
+                    err.desc()
+                ));
+            }
+        }
+    }
+    Err(format!(
+        "{}: not the directory that rank 0 sees; is the file system mounted on this node?",
+        escaped(&job.destination)
+    ))
+}

@@ -1,0 +1,127 @@
+//! What an entry of the tree is, and what became of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Failure, RelPath};
+
+/// The type of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDev,
+    BlockDev,
+}
+
+/// A time of the file system: seconds since 1970 (before it: negative) and nanoseconds after that
+/// second, below 1,000,000,000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timestamp {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+impl Timestamp {
+    /// Nanoseconds since 1970. 128 bits, because ext4 and XFS hold years that 64 bits cannot.
+    pub fn as_ns(self) -> i128 {
+        i128::from(self.sec) * 1_000_000_000 + i128::from(self.nsec)
+    }
+}
+
+/// What must not change while a file is read: if any of it does, the copy is a mixture.
+///
+/// Without the inode number: over dfuse it differs between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Bytes.
+    pub size: u64,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+}
+
+/// Which names belong to one file: equal for all hard links of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LinkId {
+    /// The device number, or one that stands for the file system of the source's root, because
+    /// the same file system can have another device number on each node.
+    pub dev: u64,
+    pub ino: u64,
+}
+
+/// Metadata that the destination could not hold, one bit a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unkept(u8);
+
+impl Unkept {
+    pub const OWNER: Self = Self(1);
+    pub const XATTR: Self = Self(2);
+    pub const LINK: Self = Self(4);
+    pub const MODE: Self = Self(8);
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::OWNER, "ownership"),
+        (Self::XATTR, "xattr"),
+        (Self::LINK, "links"),
+        (Self::MODE, "mode"),
+    ];
+
+    /// Adds what `other` names.
+    pub fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether anything was not kept.
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The kinds by the names that `--preserve` will know them by.
+    pub fn names(self) -> Vec<&'static str> {
+        Self::NAMES
+            .iter()
+            .filter(|(bit, _)| self.0 & bit.0 != 0)
+            .map(|&(_, name)| name)
+            .collect()
+    }
+}
+
+/// What the manifest says of an entry that was copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Bytes of a regular file; the length of a symbolic link's target; 0 otherwise.
+    pub size: u64,
+    /// Permission bits with setuid, setgid and sticky: below 0o10000.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    /// Of a symbolic link.
+    #[serde(with = "serde_bytes")]
+    pub target: Option<Vec<u8>>,
+    /// Of a regular file, unless digests are off.
+    pub digest: Option<Digest>,
+    /// Major and minor number of a device.
+    pub rdev: Option<(u32, u32)>,
+    /// The name this one was linked to.
+    pub hardlink: Option<RelPath>,
+    pub unkept: Unkept,
+}
+
+/// How an entry ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Done(Facts),
+    Failed(Failure),
+}
+
+/// An entry and how it ended: one line of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Below the root of the copy.
+    pub path: RelPath,
+    pub kind: Kind,
+    pub outcome: Outcome,
+}

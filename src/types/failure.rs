@@ -1,0 +1,105 @@
+//! What went wrong with one entry: the operation, the side, the errno.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The operation that failed, by the name of the call where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    Open,
+    Stat,
+    List,
+    Read,
+    Seek,
+    ReadLink,
+    Create,
+    Mkdir,
+    Mknod,
+    Symlink,
+    Link,
+    Write,
+    Truncate,
+    Chown,
+    Chmod,
+    Xattr,
+    Utimes,
+    Fsync,
+    Close,
+    Rename,
+    /// The source changed while it was read, every time it was tried.
+    Changed,
+    /// Two sources hold an entry of this path.
+    Conflict,
+}
+
+/// Which tree the operation was on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// Why an entry was not copied. It travels to rank 0, the manifest and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub op: Op,
+    pub side: Side,
+    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`]).
+    pub errno: i32,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Stat => "stat",
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Seek => "seek",
+            Self::ReadLink => "readlink",
+            Self::Create => "create",
+            Self::Mkdir => "mkdir",
+            Self::Mknod => "mknod",
+            Self::Symlink => "symlink",
+            Self::Link => "link",
+            Self::Write => "write",
+            Self::Truncate => "truncate",
+            Self::Chown => "chown",
+            Self::Chmod => "chmod",
+            Self::Xattr => "xattr",
+            Self::Utimes => "utimes",
+            Self::Fsync => "fsync",
+            Self::Close => "close",
+            Self::Rename => "rename",
+            Self::Changed => "changed",
+            Self::Conflict => "conflict",
+        })
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.op {
+            Op::Changed => f.write_str("the source changed while it was read"),
+            Op::Conflict => f.write_str("more than one source holds an entry of this path"),
+            op => write!(
+                f,
+                "{op} {}: {}",
+                self.side,
+                std::io::Error::from_raw_os_error(self.errno)
+            ),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The words that every layer speaks: paths, entries, failures, statistics, exit codes.
+//!
+//! Pure data; no I/O, no MPI. Everything above may import it, it imports nothing of pcopy.
+
+mod entry;
+mod exit;
+mod failure;
+mod path;
+mod size;
+mod stats;
+
+pub use entry::{Facts, Identity, Kind, LinkId, Outcome, Record, Timestamp, Unkept};
+pub use exit::ExitCode;
+pub use failure::{Failure, Op, Side};
+pub use path::{PathError, RelPath, escaped, is_name};
+pub use size::{human_bytes, parse_size};
+pub use stats::Stats;
+
+/// A BLAKE3 digest of a whole file, 32 bytes, as `b3sum` prints it in hexadecimal.
+pub type Digest = [u8; 32];

@@ -1,0 +1,112 @@
+//! Counters of the job. They add up: the sum over the ranks is the job's.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Outcome, Record};
+
+/// What a rank has finished. An entry is counted once, by its outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Regular files that are there, hard links among them.
+    pub files: u64,
+    pub dirs: u64,
+    pub symlinks: u64,
+    /// Fifos, sockets and devices.
+    pub others: u64,
+    /// Of `files`, `symlinks` and `others`: further names of one that was copied.
+    pub hardlinks: u64,
+    /// Bytes in the regular files, hard links not counted again.
+    pub bytes: u64,
+    /// Entries that failed.
+    pub errors: u64,
+    /// Entries of which the destination could not hold everything.
+    pub unkept: u64,
+    /// Files that were copied again because they changed while they were read.
+    pub recopied: u64,
+}
+
+impl Stats {
+    /// How many counters there are.
+    pub const LEN: usize = 9;
+
+    /// The counters as numbers, to be reduced over the ranks.
+    pub fn to_array(self) -> [u64; Self::LEN] {
+        let Self {
+            files,
+            dirs,
+            symlinks,
+            others,
+            hardlinks,
+            bytes,
+            errors,
+            unkept,
+            recopied,
+        } = self;
+        [
+            files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied,
+        ]
+    }
+
+    /// The inverse of [`Stats::to_array`].
+    pub fn from_array(counters: [u64; Self::LEN]) -> Self {
+        let [
+            files,
+            dirs,
+            symlinks,
+            others,
+            hardlinks,
+            bytes,
+            errors,
+            unkept,
+            recopied,
+        ] = counters;
+        Self {
+            files,
+            dirs,
+            symlinks,
+            others,
+            hardlinks,
+            bytes,
+            errors,
+            unkept,
+            recopied,
+        }
+    }
+
+    /// Entries that ended, in one way or the other.
+    pub fn entries(self) -> u64 {
+        self.files + self.dirs + self.symlinks + self.others + self.errors
+    }
+
+    /// Counts an entry.
+    pub fn count(&mut self, record: &Record) {
+        let facts = match &record.outcome {
+            Outcome::Failed(_) => {
+                self.errors += 1;
+                return;
+            }
+            Outcome::Done(facts) => facts,
+        };
+        match record.kind {
+            Kind::File => self.files += 1,
+            Kind::Dir => self.dirs += 1,
+            Kind::Symlink => self.symlinks += 1,
+            Kind::Fifo | Kind::Socket | Kind::CharDev | Kind::BlockDev => self.others += 1,
+        }
+        if facts.hardlink.is_some() {
+            self.hardlinks += 1;
+        } else if record.kind == Kind::File {
+            self.bytes += facts.size;
+        }
+        self.unkept += u64::from(facts.unkept.any());
+    }
+
+    /// Adds another rank's, or another task's, counters.
+    pub fn add(&mut self, other: &Self) {
+        let mut sum = self.to_array();
+        for (mine, theirs) in sum.iter_mut().zip(other.to_array()) {
+            *mine += theirs;
+        }
+        *self = Self::from_array(sum);
+    }
+}

@@ -1,0 +1,322 @@
+//! A rank at work: its I/O threads, its records, and the messages that rank 0 sends it.
+//!
+//! Rank 0 has one too. Only the thread that speaks MPI calls this; the I/O threads are fed through a channel.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::comm::{self, Comm, Pause, ReceiveError};
+use crate::proto::{Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
+use crate::records::{Merged, Recorder, encode};
+use crate::sys::sync_file_system;
+use crate::transfer::{Mover, Node};
+use crate::types::{Stats, escaped};
+
+/// A rank that takes part in the job.
+pub struct Worker {
+    job: Arc<Job>,
+    node: Arc<Node>,
+    recorder: Option<Arc<Mutex<Recorder>>>,
+    tasks: Option<Sender<(u64, Vec<Task>)>>,
+    reports: Receiver<io::Result<Report>>,
+    threads: Vec<JoinHandle<()>>,
+    sorted: Option<std::iter::Peekable<Merged>>,
+}
+
+/// Whether the job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    More,
+    Over,
+}
+
+/// This rank cannot go on; the job ends, with this line.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    #[error(
+        "cannot keep the records of what was copied ({place}): {error}; the manifest would not be complete"
+    )]
+    Records { place: String, error: io::Error },
+    #[error("rank 0 sent {0}, which has no place here")]
+    Unexpected(&'static str),
+    #[error("an I/O thread ended")]
+    Thread,
+}
+
+/// The whole life of a rank other than 0.
+///
+/// # Errors
+/// What ends the job from here.
+pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
+    let mut pause = Pause::default();
+    let job = loop {
+        match comm.receive()? {
+            Some((_, Message::Begin(Ok(job)))) => break job,
+            Some((_, Message::Begin(Err(())))) => return Ok(()),
+            Some(_) => return Err(WorkerError::Unexpected("work before the job")),
+            None => thread::sleep(pause.next()),
+        }
+    };
+    let (hello, mut worker) = match Worker::start(job, comm) {
+        Ok((hello, worker)) => (hello, Some(worker)),
+        Err(hello) => (hello, None),
+    };
+    comm.send(0, &Message::Hello(hello));
+    pause.reset();
+    loop {
+        let mut idle = true;
+        while let Some((_, message)) = comm.receive()? {
+            idle = false;
+            let next = match &mut worker {
+                Some(worker) => worker.handle(comm, message)?,
+                None => Next::Over,
+            };
+            if next == Next::Over {
+                comm.flush();
+                return Ok(());
+            }
+        }
+        if let Some(worker) = &mut worker {
+            idle &= !worker.send_reports(comm)?;
+        }
+        if !idle {
+            pause.reset();
+            continue;
+        }
+        match &mut worker {
+            Some(worker) => worker.wait(comm, &mut pause)?,
+            None => thread::sleep(pause.next()),
+        }
+    }
+}
+
+impl Worker {
+    /// Opens what the job needs and starts the I/O threads. What is to be told to rank 0 comes with it, also when
+    /// this rank cannot take part.
+    ///
+    /// # Errors
+    /// A greeting that says what is missing.
+    pub fn start(job: Box<Job>, comm: &Comm) -> Result<(Hello, Self), Hello> {
+        let job: Arc<Job> = Arc::from(job);
+        let count = job
+            .tuning
+            .threads
+            .unwrap_or_else(|| default_threads(comm.node_size()));
+        let threads = u32::try_from(count).unwrap_or(u32::MAX);
+        let hello = |trouble| Hello {
+            host: comm.host().to_string(),
+            threads,
+            trouble,
+        };
+        let node = Arc::new(Node::open(&job).map_err(|trouble| hello(Some(trouble)))?);
+        let dir = job
+            .state_dir
+            .as_deref()
+            .map(|dir| Path::new(OsStr::from_bytes(dir)));
+        let prefix = format!("run-{:016x}.{}", job.id, comm.rank());
+        let recorder = Arc::new(Mutex::new(Recorder::new(dir, prefix)));
+        let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
+        let (report_sender, reports) = unbounded();
+        let mut handles = Vec::new();
+        for index in 0..count {
+            let mut mover = Mover::new(&job, &node, &recorder);
+            let (tasks, reports) = (task_receiver.clone(), report_sender.clone());
+            let work = move || {
+                for (id, tasks) in tasks {
+                    if reports.send(mover.run(id, tasks)).is_err() {
+                        return;
+                    }
+                }
+            };
+            let started = thread::Builder::new()
+                .name(format!("I/O {index}"))
+                .spawn(work);
+            handles.push(
+                started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?,
+            );
+        }
+        let recorder = Some(recorder);
+        let worker = Self {
+            job,
+            node,
+            recorder,
+            tasks: Some(tasks),
+            reports,
+            threads: handles,
+            sorted: None,
+        };
+        Ok((hello(None), worker))
+    }
+
+    /// Does what rank 0 says.
+    ///
+    /// # Errors
+    /// What ends the job from here.
+    pub fn handle(&mut self, comm: &mut Comm, message: Message) -> Result<Next, WorkerError> {
+        match message {
+            Message::Work { id, tasks } => {
+                let sender = self
+                    .tasks
+                    .as_ref()
+                    .ok_or(WorkerError::Unexpected("work after the end"))?;
+                sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
+            }
+            Message::Stop => {
+                let durable = self.stop(comm);
+                comm.send(0, &Message::Stopped(durable));
+            }
+            Message::WantRecords => {
+                let (records, last) = self.next_records()?;
+                comm.send(0, &Message::Records { records, last });
+            }
+            Message::Bye => return Ok(Next::Over),
+            Message::Begin(_) => return Err(WorkerError::Unexpected("a second job")),
+            _ => return Err(WorkerError::Unexpected("a worker's message")),
+        }
+        Ok(Next::More)
+    }
+
+    /// Passes on what the I/O threads have finished; whether there was anything.
+    ///
+    /// # Errors
+    /// Records could not be kept.
+    pub fn send_reports(&mut self, comm: &mut Comm) -> Result<bool, WorkerError> {
+        let mut any = false;
+        while let Ok(report) = self.reports.try_recv() {
+            self.send_report(comm, report)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Waits for the I/O threads, as long as the pause says.
+    ///
+    /// # Errors
+    /// Records could not be kept, or another thread has panicked.
+    pub fn wait(&mut self, comm: &mut Comm, pause: &mut Pause) -> Result<(), WorkerError> {
+        let report = self.reports.recv_timeout(pause.next());
+        self.take_waited(comm, pause, report)
+    }
+
+    /// The channel that brings what the I/O threads have finished, to be waited on with others.
+    pub fn reports(&self) -> &Receiver<io::Result<Report>> {
+        &self.reports
+    }
+
+    /// Passes on the outcome of a wait on [`Worker::reports`].
+    ///
+    /// # Errors
+    /// As [`Worker::wait`].
+    pub fn take_waited(
+        &mut self,
+        comm: &mut Comm,
+        pause: &mut Pause,
+        report: Result<io::Result<Report>, RecvTimeoutError>,
+    ) -> Result<(), WorkerError> {
+        if comm::has_panicked() {
+            return Err(WorkerError::Thread);
+        }
+        match report {
+            Ok(report) => {
+                pause.reset();
+                self.send_report(comm, report)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            // all I/O threads have ended, as they do after Stop
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(pause.next().max(Duration::from_micros(50)));
+                Ok(())
+            }
+        }
+    }
+
+    fn send_report(&self, comm: &mut Comm, report: io::Result<Report>) -> Result<(), WorkerError> {
+        let report = report.map_err(|error| self.records_error(error))?;
+        comm.send(0, &Message::Report(report));
+        Ok(())
+    }
+
+    fn records_error(&self, error: io::Error) -> WorkerError {
+        let place = self
+            .job
+            .state_dir
+            .as_deref()
+            .map_or_else(|| "in memory".into(), escaped);
+        WorkerError::Records { place, error }
+    }
+
+    /// Ends the I/O threads, which have nothing left to do, and makes what the node wrote durable.
+    fn stop(&mut self, comm: &Comm) -> Result<(), String> {
+        self.tasks = None;
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| "an I/O thread panicked")?;
+        }
+        if comm.leads_node() && self.node.needs_syncfs() {
+            let synced = sync_file_system(self.node.destination().as_fd());
+            synced
+                .map_err(|err| format!("making the copy durable failed: syncfs: {}", err.desc()))?;
+        }
+        Ok(())
+    }
+
+    /// The counters of all that this rank has ended.
+    pub fn stats(&self) -> Stats {
+        self.recorder
+            .as_ref()
+            .map_or_else(Stats::default, |recorder| {
+                *recorder
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .stats()
+            })
+    }
+
+    fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
+        if let Some(recorder) = self.recorder.take() {
+            let recorder = Arc::into_inner(recorder)
+                .ok_or(WorkerError::Unexpected("a wish for records before the end"))?;
+            let recorder = recorder
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            let sorted = recorder
+                .into_sorted()
+                .map_err(|error| self.records_error(error))?;
+            self.sorted = Some(sorted.peekable());
+        }
+        let sorted = self.sorted.as_mut().expect("made above");
+        let mut frame = Vec::new();
+        let mut trouble = None;
+        while frame.len() < RECORDS_FRAME_LEN {
+            match sorted.next() {
+                Some(Ok(record)) => encode(&record, &mut frame),
+                Some(Err(error)) => {
+                    trouble = Some(error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        let last = sorted.peek().is_none();
+        match trouble {
+            Some(error) => Err(self.records_error(error)),
+            None => Ok((Records(frame), last)),
+        }
+    }
+}
+
+/// I/O threads of a rank: two a core of its share of the node, between 2 and 4. More than that gained nothing on local
+/// disks and memory; fewer leave the storage waiting while a block is hashed.
+fn default_threads(node_ranks: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    (2 * cores / node_ranks.max(1)).clamp(2, 4)
+}
