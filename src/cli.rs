@@ -59,13 +59,7 @@ pub struct Cli {
 
     /// When to read and write past the page cache (O_DIRECT): files of 1 MiB and more, all, or none; where a file
     /// system refuses, the page cache is used
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "auto",
-        require_equals = false
-    )]
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", require_equals = false)]
     direct: Direct,
 
     /// The same as --direct=always, as in dcp
@@ -140,47 +134,28 @@ impl Cli {
     /// # Errors
     /// A usage error, to be printed.
     pub fn config(self) -> Result<Config, clap::Error> {
-        let error =
-            |text: String| Self::command().error(clap::error::ErrorKind::ValueValidation, text);
+        let error = |text: String| Self::command().error(clap::error::ErrorKind::ValueValidation, text);
         let mut notes = Vec::new();
         if self.range_size > MAX_RANGE_LEN {
-            return Err(error(format!(
-                "--chunksize: at most {}",
-                human_bytes(MAX_RANGE_LEN)
-            )));
+            return Err(error(format!("--chunksize: at most {}", human_bytes(MAX_RANGE_LEN))));
         }
         let range_len = round_range_len(self.range_size);
         if range_len != self.range_size {
             let (wanted, used) = (self.range_size, human_bytes(range_len));
-            notes.push(format!(
-                "the range size of {wanted} bytes is rounded up to {used}, a power of two"
-            ));
+            notes.push(format!("the range size of {wanted} bytes is rounded up to {used}, a power of two"));
         }
         if self.block_size > MAX_BLOCK_LEN {
-            return Err(error(format!(
-                "--bufsize: at most {}",
-                human_bytes(MAX_BLOCK_LEN)
-            )));
+            return Err(error(format!("--bufsize: at most {}", human_bytes(MAX_BLOCK_LEN))));
         }
         let block_len = self.block_size.next_multiple_of(Buffer::ALIGN as u64);
         if block_len != self.block_size {
             let (wanted, used) = (self.block_size, human_bytes(block_len));
-            notes.push(format!(
-                "the block size of {wanted} bytes is rounded up to {used}, a multiple of 4 KiB"
-            ));
+            notes.push(format!("the block size of {wanted} bytes is rounded up to {used}, a multiple of 4 KiB"));
         }
         let mut sources = self.paths;
-        let destination = sources
-            .pop()
-            .ok_or_else(|| error("no destination".into()))?;
-        if let Some(empty) = sources
-            .iter()
-            .chain([&destination])
-            .find(|path| path.as_os_str().is_empty())
-        {
-            return Err(error(format!(
-                "an empty path ({empty:?}); is a variable unset?"
-            )));
+        let destination = sources.pop().ok_or_else(|| error("no destination".into()))?;
+        if let Some(empty) = sources.iter().chain([&destination]).find(|path| path.as_os_str().is_empty()) {
+            return Err(error(format!("an empty path ({empty:?}); is a variable unset?")));
         }
         Ok(Config {
             sources,
@@ -189,11 +164,7 @@ impl Cli {
                 range_len,
                 block_len: usize::try_from(block_len).expect("at most 1 GiB"),
                 threads: self.threads.map(usize::from),
-                direct: if self.direct_always {
-                    Direct::Always
-                } else {
-                    self.direct
-                },
+                direct: if self.direct_always { Direct::Always } else { self.direct },
                 digest: !self.no_digest,
             },
             manifest: self.manifest,
@@ -234,41 +205,19 @@ mod tests {
 
     #[test]
     fn dcp_flags_are_understood() {
-        let config = config(&[
-            "-b",
-            "8MB",
-            "-k",
-            "64MB",
-            "-s",
-            "-v",
-            "--progress",
-            "30",
-            "a",
-            "b",
-            "c",
-        ])
-        .expect("parses");
+        let config =
+            config(&["-b", "8MB", "-k", "64MB", "-s", "-v", "--progress", "30", "a", "b", "c"]).expect("parses");
         assert_eq!(config.sources, [PathBuf::from("a"), "b".into()]);
         assert_eq!(config.destination, PathBuf::from("c"));
-        assert_eq!(
-            (config.tuning.block_len, config.tuning.range_len),
-            (8 << 20, 64 << 20)
-        );
-        assert_eq!(
-            (config.tuning.direct, config.progress_s),
-            (Direct::Always, 30)
-        );
+        assert_eq!((config.tuning.block_len, config.tuning.range_len), (8 << 20, 64 << 20));
+        assert_eq!((config.tuning.direct, config.progress_s), (Direct::Always, 30));
         assert!(config.notes.is_empty());
     }
 
     #[test]
     fn rounding_is_said() {
-        let config =
-            config(&["--range-size", "5M", "--block-size", "5000", "a", "b"]).expect("parses");
-        assert_eq!(
-            (config.tuning.range_len, config.tuning.block_len),
-            (8 << 20, 8192)
-        );
+        let config = config(&["--range-size", "5M", "--block-size", "5000", "a", "b"]).expect("parses");
+        assert_eq!((config.tuning.range_len, config.tuning.block_len), (8 << 20, 8192));
         assert_eq!(config.notes.len(), 2);
     }
 

@@ -7,9 +7,7 @@
 
 use std::collections::HashMap;
 
-use blake3::hazmat::{
-    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::types::Digest;
 
@@ -22,10 +20,7 @@ pub struct PieceHasher {
 impl PieceHasher {
     /// For a file that is hashed in one piece.
     pub fn whole() -> Self {
-        Self {
-            hasher: blake3::Hasher::new(),
-            whole: true,
-        }
+        Self { hasher: blake3::Hasher::new(), whole: true }
     }
 
     /// For a range at `offset` bytes of a file that has other ranges too. The offset is a
@@ -34,10 +29,7 @@ impl PieceHasher {
     pub fn range(offset: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset);
-        Self {
-            hasher,
-            whole: false,
-        }
+        Self { hasher, whole: false }
     }
 
     /// Takes the next bytes.
@@ -57,11 +49,7 @@ impl PieceHasher {
 
     /// The digest of the file, or the chaining value of the range.
     pub fn finish(&self) -> [u8; 32] {
-        if self.whole {
-            *self.hasher.finalize().as_bytes()
-        } else {
-            self.hasher.finalize_non_root()
-        }
+        if self.whole { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
     }
 }
 
@@ -80,15 +68,8 @@ impl Merge {
     /// # Panics
     /// Below two: the chaining value of a lone range can never become a digest.
     pub fn new(ranges: u64) -> Self {
-        assert!(
-            ranges >= 2,
-            "a file of {ranges} ranges is hashed in one piece"
-        );
-        Self {
-            ranges,
-            waiting: HashMap::new(),
-            root: None,
-        }
+        assert!(ranges >= 2, "a file of {ranges} ranges is hashed in one piece");
+        Self { ranges, waiting: HashMap::new(), root: None }
     }
 
     /// Takes the chaining value of the range `index`, each exactly once.
@@ -103,11 +84,7 @@ impl Merge {
                     self.waiting.insert((level, index), value);
                     return;
                 };
-                let (left, right) = if index < neighbour {
-                    (value, other)
-                } else {
-                    (other, value)
-                };
+                let (left, right) = if index < neighbour { (value, other) } else { (other, value) };
                 if nodes == 2 {
                     self.root = Some(*merge_subtrees_root(&left, &right, Mode::Hash).as_bytes());
                     return;
@@ -153,18 +130,12 @@ mod tests {
 
     #[test]
     fn a_digest_is_the_one_of_the_whole_for_every_number_of_ranges() {
-        let data: Vec<u8> = (0..40 * 4096 + 1)
-            .map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1])
-            .collect();
+        let data: Vec<u8> = (0..40 * 4096 + 1).map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
         for count in 2..=40 {
             for len in [(count - 1) * 4096 + 1, count * 4096 - 1, count * 4096] {
                 let data = &data[..len];
                 let order: Vec<u64> = (0..count as u64).collect();
-                assert_eq!(
-                    merged(data, 4096, &order),
-                    Some(*blake3::hash(data).as_bytes()),
-                    "{len}"
-                );
+                assert_eq!(merged(data, 4096, &order), Some(*blake3::hash(data).as_bytes()), "{len}");
             }
         }
     }

@@ -13,10 +13,7 @@ use pcopy::{manifest, op, worker};
 fn main() -> ProcessCode {
     let launcher = Launcher::from_env();
     let code = match Cli::try_parse() {
-        Ok(Cli {
-            generate: Some(what),
-            ..
-        }) => speak_once(&launcher, 0, || generate(what)),
+        Ok(Cli { generate: Some(what), .. }) => speak_once(&launcher, 0, || generate(what)),
         Ok(cli) => match cli.config() {
             Ok(config) => run(&launcher, &config),
             Err(err) => speak_once(&launcher, err.exit_code(), || Ok(err.print()?)),
@@ -46,17 +43,13 @@ fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
     let ended = if rank == 0 {
         op::copy(&mut comm, config).map_err(anyhow::Error::from)
     } else {
-        worker::serve(&mut comm)
-            .map(|()| ExitCode::Complete)
-            .map_err(anyhow::Error::from)
+        worker::serve(&mut comm).map(|()| ExitCode::Complete).map_err(anyhow::Error::from)
     };
     match ended {
         Ok(code) => Ok(code.number()),
         Err(err) => {
             // the others may wait for this rank for ever: end them too
-            eprintln!(
-                "pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete"
-            );
+            eprintln!("pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete");
             comm::abort(ExitCode::Broken.number());
         }
     }

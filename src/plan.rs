@@ -27,14 +27,8 @@ impl Ranges {
     /// # Panics
     /// When `range_len` is not a power of two of at least [`MIN_RANGE_LEN`].
     pub fn new(file_len: u64, range_len: u64) -> Self {
-        assert!(
-            range_len.is_power_of_two() && range_len >= MIN_RANGE_LEN,
-            "range length {range_len}"
-        );
-        Self {
-            file_len,
-            range_len,
-        }
+        assert!(range_len.is_power_of_two() && range_len >= MIN_RANGE_LEN, "range length {range_len}");
+        Self { file_len, range_len }
     }
 
     /// How many ranges there are; at least one.
@@ -46,19 +40,14 @@ impl Ranges {
     pub fn get(self, index: u64) -> Range {
         debug_assert!(index < self.count());
         let offset = index * self.range_len;
-        Range {
-            offset,
-            len: self.range_len.min(self.file_len - offset),
-        }
+        Range { offset, len: self.range_len.min(self.file_len - offset) }
     }
 }
 
 /// The range length that is used for a wish of `wanted` bytes: the next power of two, because only
 /// then is the digest of a range a subtree of the file's BLAKE3 tree.
 pub fn round_range_len(wanted: u64) -> u64 {
-    wanted
-        .clamp(MIN_RANGE_LEN, MAX_RANGE_LEN)
-        .next_power_of_two()
+    wanted.clamp(MIN_RANGE_LEN, MAX_RANGE_LEN).next_power_of_two()
 }
 
 #[cfg(test)]
@@ -70,17 +59,8 @@ mod tests {
     #[test]
     fn the_edges_are_exact() {
         let count = |len| Ranges::new(len, 4096).count();
-        assert_eq!(
-            [0, 1, 4095, 4096, 4097, 8192, 8193].map(count),
-            [1, 1, 1, 1, 2, 2, 3]
-        );
-        assert_eq!(
-            Ranges::new(4097, 4096).get(1),
-            Range {
-                offset: 4096,
-                len: 1
-            }
-        );
+        assert_eq!([0, 1, 4095, 4096, 4097, 8192, 8193].map(count), [1, 1, 1, 1, 2, 2, 3]);
+        assert_eq!(Ranges::new(4097, 4096).get(1), Range { offset: 4096, len: 1 });
         assert_eq!(Ranges::new(0, 4096).get(0), Range { offset: 0, len: 0 });
         assert_eq!(round_range_len(1), 4096);
         assert_eq!(round_range_len(4 << 20), 4 << 20);

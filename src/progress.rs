@@ -29,25 +29,11 @@ impl Display {
         let now = Instant::now();
         let terminal = interval_s > 0 && std::io::stderr().is_terminal();
         let bar = terminal.then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}")
-                .expect("the template is a constant");
+            let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant");
             ProgressBar::new_spinner().with_style(style)
         });
-        let interval = (interval_s > 0).then(|| {
-            if terminal {
-                BAR_INTERVAL
-            } else {
-                Duration::from_secs(interval_s)
-            }
-        });
-        Self {
-            started: now,
-            interval,
-            last: now,
-            last_progress: Progress::default(),
-            bar,
-            notes: BTreeSet::new(),
-        }
+        let interval = (interval_s > 0).then(|| if terminal { BAR_INTERVAL } else { Duration::from_secs(interval_s) });
+        Self { started: now, interval, last: now, last_progress: Progress::default(), bar, notes: BTreeSet::new() }
     }
 
     /// Since the job started.
@@ -117,11 +103,7 @@ fn line(now: &Progress, before: &Progress, seconds: f64) -> String {
     let entries_rate = rate(now.ended.entries(), before.ended.entries());
     let of = if now.scan_ended { "of" } else { "of at least" };
     let (entries, seen) = (now.ended.entries(), now.seen);
-    let (bytes, in_flight, errors) = (
-        human_bytes(now.bytes_moved),
-        now.in_flight,
-        now.ended.errors,
-    );
+    let (bytes, in_flight, errors) = (human_bytes(now.bytes_moved), now.in_flight, now.ended.errors);
     format!(
         "{entries} {of} {seen} entries ({entries_rate:.0}/s), {bytes} ({bytes_rate}/s), {in_flight} in flight, {errors} errors"
     )
@@ -134,24 +116,10 @@ mod tests {
 
     #[test]
     fn a_line_tells_counts_rates_and_errors() {
-        let before = Progress {
-            bytes_moved: 1 << 20,
-            ..Progress::default()
-        };
-        let ended = Stats {
-            files: 98,
-            errors: 2,
-            ..Stats::default()
-        };
-        let now = Progress {
-            seen: 150,
-            scan_ended: false,
-            ended,
-            bytes_moved: 21 << 20,
-            in_flight: 3,
-        };
-        let expected =
-            "100 of at least 150 entries (10/s), 21.00 MiB (2.00 MiB/s), 3 in flight, 2 errors";
+        let before = Progress { bytes_moved: 1 << 20, ..Progress::default() };
+        let ended = Stats { files: 98, errors: 2, ..Stats::default() };
+        let now = Progress { seen: 150, scan_ended: false, ended, bytes_moved: 21 << 20, in_flight: 3 };
+        let expected = "100 of at least 150 entries (10/s), 21.00 MiB (2.00 MiB/s), 3 in flight, 2 errors";
         assert_eq!(line(&now, &before, 10.0), expected);
     }
 }

@@ -32,26 +32,13 @@ pub const STATE_DIR_NAME: &[u8] = b".pcopy";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScanEvent {
     /// A directory, whose own entry ends when everything in it has.
-    Dir {
-        id: DirId,
-        parent: Option<DirId>,
-        source: u16,
-        path: RelPath,
-    },
+    Dir { id: DirId, parent: Option<DirId>, source: u16, path: RelPath },
     /// The place of a source that is a single entry; it is no entry itself.
-    Single {
-        id: DirId,
-        source: u16,
-        path: RelPath,
-    },
+    Single { id: DirId, source: u16, path: RelPath },
     /// Some of a directory's entries, without its directories.
     Names { dir: DirId, names: Names },
     /// All of a directory has been seen; `failure` if it could not be.
-    Listed {
-        dir: DirId,
-        subdirs: u64,
-        failure: Option<Failure>,
-    },
+    Listed { dir: DirId, subdirs: u64, failure: Option<Failure> },
     /// A source's own `.pcopy`, which is not copied.
     StateSkipped { source: u16 },
 }
@@ -90,22 +77,11 @@ impl Scan {
     /// A root that cannot be opened, or a thread that cannot be started.
     pub fn start(job: &Arc<Job>, threads: usize, singles: &[(u16, Kind)]) -> std::io::Result<Self> {
         let (sender, events) = bounded(CHANNEL_LEN);
-        let tops = job
-            .sources
-            .iter()
-            .zip(0u16..)
-            .filter(|(source, _)| source.single.is_none());
-        let pending = tops.map(|(source, index)| Pending {
-            parent: None,
-            source: index,
-            path: source.target.clone(),
-        });
+        let tops = job.sources.iter().zip(0u16..).filter(|(source, _)| source.single.is_none());
+        let pending = tops.map(|(source, index)| Pending { parent: None, source: index, path: source.target.clone() });
         let shared = Arc::new(Shared {
             job: Arc::clone(job),
-            stack: Mutex::new(Stack {
-                pending: pending.collect(),
-                busy: 0,
-            }),
+            stack: Mutex::new(Stack { pending: pending.collect(), busy: 0 }),
             changed: Condvar::new(),
             next_id: AtomicU64::new(0),
         });
@@ -114,16 +90,9 @@ impl Scan {
         for index in 0..threads {
             let mut scanner = Scanner::new(&shared, sender.clone())?;
             let singles = std::mem::take(&mut singles);
-            handles.push(
-                thread::Builder::new()
-                    .name(format!("scan {index}"))
-                    .spawn(move || scanner.run(&singles))?,
-            );
+            handles.push(thread::Builder::new().name(format!("scan {index}")).spawn(move || scanner.run(&singles))?);
         }
-        Ok(Self {
-            events,
-            threads: handles,
-        })
+        Ok(Self { events, threads: handles })
     }
 
     /// Waits for the threads, after the channel has ended.
@@ -150,28 +119,14 @@ impl Scanner {
         use std::os::unix::ffi::OsStrExt;
         let cache = |path: &[u8]| {
             let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-            open_root(path)
-                .map(|fd| DirCache::new(Arc::new(fd)))
-                .map_err(std::io::Error::from)
+            open_root(path).map(|fd| DirCache::new(Arc::new(fd))).map_err(std::io::Error::from)
         };
-        let sources = shared
-            .job
-            .sources
-            .iter()
-            .map(|source| cache(&source.dir))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            sources,
-            destination: cache(&shared.job.destination)?,
-            shared: Arc::clone(shared),
-            events,
-        })
+        let sources = shared.job.sources.iter().map(|source| cache(&source.dir)).collect::<Result<_, _>>()?;
+        Ok(Self { sources, destination: cache(&shared.job.destination)?, shared: Arc::clone(shared), events })
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
-        let listed = singles
-            .iter()
-            .try_for_each(|&(source, kind)| self.single(source, kind));
+        let listed = singles.iter().try_for_each(|&(source, kind)| self.single(source, kind));
         if listed.is_err() {
             return;
         }
@@ -186,10 +141,7 @@ impl Scanner {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Stack> {
-        self.shared
-            .stack
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.stack.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next directory; waits while other threads may still find some.
@@ -203,11 +155,7 @@ impl Scanner {
             if stack.busy == 0 {
                 return None;
             }
-            stack = self
-                .shared
-                .changed
-                .wait(stack)
-                .unwrap_or_else(PoisonError::into_inner);
+            stack = self.shared.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -222,63 +170,29 @@ impl Scanner {
     fn single(&mut self, source: u16, kind: Kind) -> Result<(), Gone> {
         let shared = Arc::clone(&self.shared);
         let target = &shared.job.sources[usize::from(source)].target;
-        let (path, name) = target
-            .split()
-            .expect("a single entry has a name of its own in the copy");
+        let (path, name) = target.split().expect("a single entry has a name of its own in the copy");
         let id = self.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
-        self.send(ScanEvent::Names {
-            dir: id,
-            names: Names::one(name, kind),
-        })?;
-        self.send(ScanEvent::Listed {
-            dir: id,
-            subdirs: 0,
-            failure: None,
-        })
+        self.send(ScanEvent::Names { dir: id, names: Names::one(name, kind) })?;
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, failure: None })
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
-        let Pending {
-            parent,
-            source,
-            path,
-        } = pending;
+        let Pending { parent, source, path } = pending;
         let id = self.new_id();
-        self.send(ScanEvent::Dir {
-            id,
-            parent,
-            source,
-            path: path.clone(),
-        })?;
+        self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
         let failure = match self.list_entries(id, source, &path, nested) {
             Ok(subdirs) => {
-                return self.send(ScanEvent::Listed {
-                    dir: id,
-                    subdirs,
-                    failure: None,
-                });
+                return self.send(ScanEvent::Listed { dir: id, subdirs, failure: None });
             }
             Err(Trouble::Gone) => return Err(Gone),
             Err(Trouble::Failed(failure, subdirs)) => (failure, subdirs),
         };
-        self.send(ScanEvent::Listed {
-            dir: id,
-            subdirs: failure.1,
-            failure: Some(failure.0),
-        })
+        self.send(ScanEvent::Listed { dir: id, subdirs: failure.1, failure: Some(failure.0) })
     }
 
-    fn list_entries(
-        &mut self,
-        id: DirId,
-        source: u16,
-        path: &RelPath,
-        nested: usize,
-    ) -> Result<u64, Trouble> {
-        let dir = self
-            .open_both(source, path)
-            .map_err(|failure| Trouble::Failed(failure, 0))?;
+    fn list_entries(&mut self, id: DirId, source: u16, path: &RelPath, nested: usize) -> Result<u64, Trouble> {
+        let dir = self.open_both(source, path).map_err(|failure| Trouble::Failed(failure, 0))?;
         let is_top = self.shared.job.sources[usize::from(source)].target == *path;
         let listing_fd = open_dir_at(dir.as_fd(), b".").map_err(|err| Trouble::listing(err, 0))?;
         let mut batch = Names::default();
@@ -304,11 +218,7 @@ impl Scanner {
             };
             if kind == Kind::Dir {
                 subdirs += 1;
-                let pending = Pending {
-                    parent: Some(id),
-                    source,
-                    path: path.join(entry.name),
-                };
+                let pending = Pending { parent: Some(id), source, path: path.join(entry.name) };
                 if let Some(pending) = self.push(pending, nested) {
                     late.push(pending);
                 }
@@ -321,12 +231,7 @@ impl Scanner {
             }
         });
         if !gone && !batch.is_empty() {
-            gone = self
-                .send(ScanEvent::Names {
-                    dir: id,
-                    names: batch,
-                })
-                .is_err();
+            gone = self.send(ScanEvent::Names { dir: id, names: batch }).is_err();
         }
         for pending in late {
             gone = gone || self.list(pending, nested + 1).is_err();
@@ -351,24 +256,14 @@ impl Scanner {
     }
 
     /// Opens a directory of the source and makes the destination's.
-    fn open_both(
-        &mut self,
-        source: u16,
-        path: &RelPath,
-    ) -> Result<Arc<std::os::fd::OwnedFd>, Failure> {
+    fn open_both(&mut self, source: u16, path: &RelPath) -> Result<Arc<std::os::fd::OwnedFd>, Failure> {
         let below = path.strip(&self.shared.job.sources[usize::from(source)].target);
         let below = below.expect("the scan's paths are below their source's target");
         if let Some((parent, name)) = path.split() {
-            let parent = self
-                .destination
-                .open(&parent)
-                .map_err(|err| failure(Op::Open, Side::Destination, err))?;
-            make_dir(parent.as_fd(), name)
-                .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+            let parent = self.destination.open(&parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
+            make_dir(parent.as_fd(), name).map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
         }
-        self.sources[usize::from(source)]
-            .open(&below)
-            .map_err(|err| failure(Op::Open, Side::Source, err))
+        self.sources[usize::from(source)].open(&below).map_err(|err| failure(Op::Open, Side::Source, err))
     }
 }
 
@@ -385,11 +280,7 @@ impl Trouble {
 }
 
 fn failure(op: Op, side: Side, err: Errno) -> Failure {
-    Failure {
-        op,
-        side,
-        errno: err as i32,
-    }
+    Failure { op, side, errno: err as i32 }
 }
 
 fn kind_of(dir: &std::os::fd::OwnedFd, name: &[u8]) -> Result<Kind, Errno> {

@@ -43,9 +43,7 @@ pub enum Next {
 pub enum WorkerError {
     #[error(transparent)]
     Receive(#[from] ReceiveError),
-    #[error(
-        "cannot keep the records of what was copied ({place}): {error}; the manifest would not be complete"
-    )]
+    #[error("cannot keep the records of what was copied ({place}): {error}; the manifest would not be complete")]
     Records { place: String, error: io::Error },
     #[error("rank 0 sent {0}, which has no place here")]
     Unexpected(&'static str),
@@ -108,21 +106,11 @@ impl Worker {
     /// A greeting that says what is missing.
     pub fn start(job: Box<Job>, comm: &Comm) -> Result<(Hello, Self), Hello> {
         let job: Arc<Job> = Arc::from(job);
-        let count = job
-            .tuning
-            .threads
-            .unwrap_or_else(|| default_threads(comm.node_size()));
+        let count = job.tuning.threads.unwrap_or_else(|| default_threads(comm.node_size()));
         let threads = u32::try_from(count).unwrap_or(u32::MAX);
-        let hello = |trouble| Hello {
-            host: comm.host().to_string(),
-            threads,
-            trouble,
-        };
+        let hello = |trouble| Hello { host: comm.host().to_string(), threads, trouble };
         let node = Arc::new(Node::open(&job).map_err(|trouble| hello(Some(trouble)))?);
-        let dir = job
-            .state_dir
-            .as_deref()
-            .map(|dir| Path::new(OsStr::from_bytes(dir)));
+        let dir = job.state_dir.as_deref().map(|dir| Path::new(OsStr::from_bytes(dir)));
         let prefix = format!("run-{:016x}.{}", job.id, comm.rank());
         let recorder = Arc::new(Mutex::new(Recorder::new(dir, prefix)));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
@@ -138,23 +126,11 @@ impl Worker {
                     }
                 }
             };
-            let started = thread::Builder::new()
-                .name(format!("I/O {index}"))
-                .spawn(work);
-            handles.push(
-                started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?,
-            );
+            let started = thread::Builder::new().name(format!("I/O {index}")).spawn(work);
+            handles.push(started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?);
         }
         let recorder = Some(recorder);
-        let worker = Self {
-            job,
-            node,
-            recorder,
-            tasks: Some(tasks),
-            reports,
-            threads: handles,
-            sorted: None,
-        };
+        let worker = Self { job, node, recorder, tasks: Some(tasks), reports, threads: handles, sorted: None };
         Ok((hello(None), worker))
     }
 
@@ -165,15 +141,16 @@ impl Worker {
     pub fn handle(&mut self, comm: &mut Comm, message: Message) -> Result<Next, WorkerError> {
         match message {
             Message::Work { id, tasks } => {
-                let sender = self
-                    .tasks
-                    .as_ref()
-                    .ok_or(WorkerError::Unexpected("work after the end"))?;
+                let sender = self.tasks.as_ref().ok_or(WorkerError::Unexpected("work after the end"))?;
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
             Message::Stop => {
                 let durable = self.stop(comm);
                 comm.send(0, &Message::Stopped(durable));
+                // rank 0 joins the sum when it has heard of all
+                if comm.rank() != 0 {
+                    comm.sum(&self.stats().to_array());
+                }
             }
             Message::WantRecords => {
                 let (records, last) = self.next_records()?;
@@ -247,11 +224,7 @@ impl Worker {
     }
 
     fn records_error(&self, error: io::Error) -> WorkerError {
-        let place = self
-            .job
-            .state_dir
-            .as_deref()
-            .map_or_else(|| "in memory".into(), escaped);
+        let place = self.job.state_dir.as_deref().map_or_else(|| "in memory".into(), escaped);
         WorkerError::Records { place, error }
     }
 
@@ -263,8 +236,7 @@ impl Worker {
         }
         if comm.leads_node() && self.node.needs_syncfs() {
             let synced = sync_file_system(self.node.destination().as_fd());
-            synced
-                .map_err(|err| format!("making the copy durable failed: syncfs: {}", err.desc()))?;
+            synced.map_err(|err| format!("making the copy durable failed: syncfs: {}", err.desc()))?;
         }
         Ok(())
     }
@@ -273,24 +245,15 @@ impl Worker {
     pub fn stats(&self) -> Stats {
         self.recorder
             .as_ref()
-            .map_or_else(Stats::default, |recorder| {
-                *recorder
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .stats()
-            })
+            .map_or_else(Stats::default, |recorder| *recorder.lock().unwrap_or_else(PoisonError::into_inner).stats())
     }
 
     fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
         if let Some(recorder) = self.recorder.take() {
-            let recorder = Arc::into_inner(recorder)
-                .ok_or(WorkerError::Unexpected("a wish for records before the end"))?;
-            let recorder = recorder
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner);
-            let sorted = recorder
-                .into_sorted()
-                .map_err(|error| self.records_error(error))?;
+            let recorder =
+                Arc::into_inner(recorder).ok_or(WorkerError::Unexpected("a wish for records before the end"))?;
+            let recorder = recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let sorted = recorder.into_sorted().map_err(|error| self.records_error(error))?;
             self.sorted = Some(sorted.peekable());
         }
         let sorted = self.sorted.as_mut().expect("made above");

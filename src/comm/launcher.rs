@@ -32,11 +32,7 @@ pub struct Mismatch {
 
 /// Launchers by their variables: the number of ranks, and this one's. The first that is there counts.
 const LAUNCHERS: [(&str, &str, &str); 3] = [
-    (
-        "OpenMPI's mpirun",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_RANK",
-    ),
+    ("OpenMPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("MPICH's mpirun or srun --mpi=pmi2", "PMI_SIZE", "PMI_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 ];
@@ -50,18 +46,12 @@ impl Launcher {
     fn new(get: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| get(name).and_then(|text| text.parse::<u64>().ok());
         // the batch script itself is a step of one task; only steps that srun started count
-        let in_srun = get("SLURM_STEP_ID")
-            .is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id < 0xffff_fff0));
+        let in_srun = get("SLURM_STEP_ID").is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id < 0xffff_fff0));
         let found = LAUNCHERS.iter().find_map(|&(name, variable, rank)| {
             if variable.starts_with("SLURM") && !in_srun {
                 return None;
             }
-            Some(Found {
-                name,
-                variable,
-                ranks: number(variable)?,
-                rank: number(rank).unwrap_or(0),
-            })
+            Some(Found { name, variable, ranks: number(variable)?, rank: number(rank).unwrap_or(0) })
         });
         Self { found }
     }
@@ -82,23 +72,11 @@ impl Launcher {
             Some(found) if mpi_size == 1 && found.ranks > 1 => {
                 let version = mpi::environment::library_version().unwrap_or_default();
                 let (library, advice) = if version.contains("Open MPI") {
-                    (
-                        "OpenMPI",
-                        "start it with OpenMPI's mpirun, or with srun --mpi=pmix",
-                    )
+                    ("OpenMPI", "start it with OpenMPI's mpirun, or with srun --mpi=pmix")
                 } else {
-                    (
-                        "MPICH",
-                        "start it with MPICH's mpirun (mpiexec.hydra), or with srun --mpi=pmi2",
-                    )
+                    ("MPICH", "start it with MPICH's mpirun (mpiexec.hydra), or with srun --mpi=pmi2")
                 };
-                Err(Mismatch {
-                    launcher: found.name,
-                    variable: found.variable,
-                    ranks: found.ranks,
-                    library,
-                    advice,
-                })
+                Err(Mismatch { launcher: found.name, variable: found.variable, ranks: found.ranks, library, advice })
             }
             _ => Ok(()),
         }
@@ -110,11 +88,7 @@ mod tests {
     use super::*;
 
     fn launcher(vars: &[(&str, &str)]) -> Launcher {
-        Launcher::new(|name| {
-            vars.iter()
-                .find(|(var, _)| *var == name)
-                .map(|(_, value)| value.to_string())
-        })
+        Launcher::new(|name| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string()))
     }
 
     #[test]
@@ -123,17 +97,10 @@ mod tests {
         assert_eq!(launcher(&[("OMPI_COMM_WORLD_SIZE", "4")]).check(4), Ok(()));
         assert_eq!(launcher(&[("PMI_SIZE", "1")]).check(1), Ok(()));
         // in a batch script of 8 tasks, not started by srun
-        let batch = [
-            ("SLURM_STEP_NUM_TASKS", "8"),
-            ("SLURM_STEP_ID", "4294967291"),
-        ];
+        let batch = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_STEP_ID", "4294967291")];
         assert_eq!(launcher(&batch).check(1), Ok(()));
         // mpirun inside of a step of srun counts its own ranks
-        let inner = [
-            ("OMPI_COMM_WORLD_SIZE", "1"),
-            ("SLURM_STEP_NUM_TASKS", "8"),
-            ("SLURM_STEP_ID", "0"),
-        ];
+        let inner = [("OMPI_COMM_WORLD_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_STEP_ID", "0")];
         assert_eq!(launcher(&inner).check(1), Ok(()));
     }
 
@@ -142,19 +109,12 @@ mod tests {
         for vars in [
             vec![("PMI_SIZE", "2"), ("PMI_RANK", "1")],
             vec![("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "1")],
-            vec![
-                ("SLURM_STEP_NUM_TASKS", "2"),
-                ("SLURM_STEP_ID", "0"),
-                ("SLURM_PROCID", "1"),
-            ],
+            vec![("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1")],
         ] {
             let launcher = launcher(&vars);
             assert!(launcher.started_several() && !launcher.is_first());
             let line = launcher.check(1).expect_err("a mismatch").to_string();
-            assert!(
-                line.contains("started 2 ranks") && !line.contains('\n'),
-                "{line}"
-            );
+            assert!(line.contains("started 2 ranks") && !line.contains('\n'), "{line}");
         }
     }
 }

@@ -58,9 +58,7 @@ struct PendingReceive {
 pub enum CommError {
     #[error("MPI_Init failed, or was called before")]
     Init,
-    #[error(
-        "this MPI library does not allow threads beside the one that calls it (MPI_THREAD_FUNNELED)"
-    )]
+    #[error("this MPI library does not allow threads beside the one that calls it (MPI_THREAD_FUNNELED)")]
     Threads,
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
@@ -83,8 +81,7 @@ impl Comm {
     /// # Errors
     /// MPI could not be started, or the launcher started other ranks than MPI knows of.
     pub fn start(launcher: &Launcher) -> Result<Self, CommError> {
-        let (universe, threading) =
-            mpi::initialize_with_threading(Threading::Funneled).ok_or(CommError::Init)?;
+        let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled).ok_or(CommError::Init)?;
         let world = universe.world();
         let of = |number: i32| usize::try_from(number).expect("MPI counts ranks from zero");
         let (rank, size) = (of(world.rank()), of(world.size()));
@@ -141,9 +138,7 @@ impl Comm {
     /// # Panics
     /// When the message is longer than a frame may be: batches are cut so that none is.
     pub fn send(&mut self, to: usize, message: &Message) {
-        let frame = message
-            .encode()
-            .unwrap_or_else(|err| panic!("a message to rank {to}: {err}"));
+        let frame = message.encode().unwrap_or_else(|err| panic!("a message to rank {to}: {err}"));
         if to == self.rank {
             self.to_self.push_back(frame);
             return;
@@ -155,19 +150,8 @@ impl Comm {
         // dropped only after MPI_Test has said that the send is complete.
         unsafe {
             let mut request = ffi::RSMPI_REQUEST_NULL;
-            ffi::MPI_Isend(
-                frame.as_ptr().cast(),
-                count,
-                ffi::RSMPI_UINT8_T,
-                to,
-                TAG,
-                self.world,
-                &mut request,
-            );
-            self.sends.push(PendingSend {
-                request,
-                _frame: frame,
-            });
+            ffi::MPI_Isend(frame.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, TAG, self.world, &mut request);
+            self.sends.push(PendingSend { request, _frame: frame });
         }
     }
 
@@ -176,25 +160,14 @@ impl Comm {
     /// # Errors
     /// A frame that is not a message of this protocol.
     pub fn receive(&mut self) -> Result<Option<(usize, Message)>, ReceiveError> {
-        let own = self
-            .to_self
-            .pop_front()
-            .map(|frame| (self.rank, frame.into_boxed_slice()));
+        let own = self.to_self.pop_front().map(|frame| (self.rank, frame.into_boxed_slice()));
         let next = match own {
             Some(own) => Some(own),
             None => {
                 self.start_receives();
-                self.sends
-                    .retain_mut(|send| !is_complete(&mut send.request));
-                let complete = self
-                    .receives
-                    .front_mut()
-                    .is_some_and(|receive| is_complete(&mut receive.request));
-                let done = if complete {
-                    self.receives.pop_front()
-                } else {
-                    None
-                };
+                self.sends.retain_mut(|send| !is_complete(&mut send.request));
+                let complete = self.receives.front_mut().is_some_and(|receive| is_complete(&mut receive.request));
+                let done = if complete { self.receives.pop_front() } else { None };
                 done.map(|receive| (receive.from, receive.frame))
             }
         };
@@ -219,40 +192,19 @@ impl Comm {
             unsafe {
                 let (mut found, mut handle) = (0, ffi::RSMPI_MESSAGE_NULL);
                 let mut status: ffi::MPI_Status = std::mem::zeroed();
-                ffi::MPI_Improbe(
-                    ffi::RSMPI_ANY_SOURCE,
-                    TAG,
-                    self.world,
-                    &mut found,
-                    &mut handle,
-                    &mut status,
-                );
+                ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, TAG, self.world, &mut found, &mut handle, &mut status);
                 if found == 0 {
                     return;
                 }
                 let mut count = 0;
                 ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut count);
                 let len = usize::try_from(count).unwrap_or(usize::MAX);
-                assert!(
-                    len <= MAX_FRAME_LEN,
-                    "rank {} sent a frame of {len} bytes",
-                    status.MPI_SOURCE
-                );
+                assert!(len <= MAX_FRAME_LEN, "rank {} sent a frame of {len} bytes", status.MPI_SOURCE);
                 let mut frame = vec![0; len].into_boxed_slice();
                 let mut request = ffi::RSMPI_REQUEST_NULL;
-                ffi::MPI_Imrecv(
-                    frame.as_mut_ptr().cast(),
-                    count,
-                    ffi::RSMPI_UINT8_T,
-                    &mut handle,
-                    &mut request,
-                );
+                ffi::MPI_Imrecv(frame.as_mut_ptr().cast(), count, ffi::RSMPI_UINT8_T, &mut handle, &mut request);
                 let from = usize::try_from(status.MPI_SOURCE).expect("MPI counts ranks from zero");
-                self.receives.push_back(PendingReceive {
-                    request,
-                    from,
-                    frame,
-                });
+                self.receives.push_back(PendingReceive { request, from, frame });
             }
         }
     }
@@ -265,16 +217,7 @@ impl Comm {
         let mut request = unsafe {
             let mut request = ffi::RSMPI_REQUEST_NULL;
             let (from, to) = (numbers.as_ptr().cast(), sums.as_mut_ptr().cast());
-            ffi::MPI_Ireduce(
-                from,
-                to,
-                count,
-                ffi::RSMPI_UINT64_T,
-                ffi::RSMPI_SUM,
-                0,
-                self.world,
-                &mut request,
-            );
+            ffi::MPI_Ireduce(from, to, count, ffi::RSMPI_UINT64_T, ffi::RSMPI_SUM, 0, self.world, &mut request);
             request
         };
         let mut pause = Pause::default();
@@ -288,8 +231,7 @@ impl Comm {
     pub fn flush(&mut self) {
         let mut pause = Pause::default();
         loop {
-            self.sends
-                .retain_mut(|send| !is_complete(&mut send.request));
+            self.sends.retain_mut(|send| !is_complete(&mut send.request));
             if self.sends.is_empty() {
                 return;
             }

@@ -44,10 +44,7 @@ mod tests {
         let mut pause = Pause::default();
         let pauses: Vec<_> = (0..2000).map(|_| pause.next()).collect();
         assert!(pauses.is_sorted());
-        assert_eq!(
-            (pauses[0], pauses[20], pauses[21]),
-            (Duration::ZERO, Pause::SHORTEST, Pause::SHORTEST * 2)
-        );
+        assert_eq!((pauses[0], pauses[20], pauses[21]), (Duration::ZERO, Pause::SHORTEST, Pause::SHORTEST * 2));
         assert_eq!((pauses[100], pauses[1999]), (Pause::SHORT, Pause::LONG));
         pause.reset();
         assert_eq!(pause.next(), Duration::ZERO);

@@ -72,18 +72,7 @@ impl LargeFiles {
         let count = Ranges::new(file.identity.size, self.range_len).count();
         self.ranges_left += usize::try_from(count).unwrap_or(usize::MAX);
         let merge = (self.digest && count > 1).then(|| Merge::new(count));
-        self.files.insert(
-            id,
-            Large {
-                file,
-                member,
-                next: 0,
-                count,
-                outstanding: 0,
-                merge,
-                trouble: None,
-            },
-        );
+        self.files.insert(id, Large { file, member, next: 0, count, outstanding: 0, merge, trouble: None });
         self.dealing.push_back(id);
     }
 
@@ -98,22 +87,10 @@ impl LargeFiles {
         if large.next == large.count {
             self.dealing.pop_front();
         }
-        Some((
-            id,
-            index,
-            Task::Range {
-                file: large.file.clone(),
-                index,
-            },
-        ))
+        Some((id, index, Task::Range { file: large.file.clone(), index }))
     }
 
-    pub(super) fn range_done(
-        &mut self,
-        id: u64,
-        index: u64,
-        value: Option<[u8; 32]>,
-    ) -> Option<()> {
+    pub(super) fn range_done(&mut self, id: u64, index: u64, value: Option<[u8; 32]>) -> Option<()> {
         let large = self.files.get_mut(&id)?;
         match (&mut large.merge, value) {
             (Some(merge), Some(value)) => merge.insert(index, value),
@@ -128,9 +105,7 @@ impl LargeFiles {
         let large = self.files.get_mut(&id)?;
         // a failure outweighs a change: trying again would meet it again
         match (failure, &large.trouble) {
-            (Some(failure), None | Some(Trouble::Changed)) => {
-                large.trouble = Some(Trouble::Failed(failure))
-            }
+            (Some(failure), None | Some(Trouble::Changed)) => large.trouble = Some(Trouble::Failed(failure)),
             (None, None) => large.trouble = Some(Trouble::Changed),
             _ => {}
         }
@@ -165,34 +140,14 @@ impl LargeFiles {
         let file = large.file.clone();
         let task = match &large.trouble {
             None => {
-                let digest = large
-                    .merge
-                    .as_ref()
-                    .map(|merge| merge.digest().expect("every range has come"));
-                Task::FinishFile {
-                    file,
-                    digest,
-                    attempt: large.member.attempt,
-                }
+                let digest = large.merge.as_ref().map(|merge| merge.digest().expect("every range has come"));
+                Task::FinishFile { file, digest, attempt: large.member.attempt }
             }
-            Some(Trouble::Failed(failure)) => Task::Abandon {
-                file,
-                failure: Some(failure.clone()),
-            },
-            Some(Trouble::Changed) if large.member.attempt + 1 < MAX_ATTEMPTS => Task::Abandon {
-                file,
-                failure: None,
-            },
+            Some(Trouble::Failed(failure)) => Task::Abandon { file, failure: Some(failure.clone()) },
+            Some(Trouble::Changed) if large.member.attempt + 1 < MAX_ATTEMPTS => Task::Abandon { file, failure: None },
             Some(Trouble::Changed) => {
-                let failure = Failure {
-                    op: Op::Changed,
-                    side: Side::Source,
-                    errno: 0,
-                };
-                Task::Abandon {
-                    file,
-                    failure: Some(failure),
-                }
+                let failure = Failure { op: Op::Changed, side: Side::Source, errno: 0 };
+                Task::Abandon { file, failure: Some(failure) }
             }
         };
         Some((id, task))
@@ -208,10 +163,7 @@ impl LargeFiles {
         let large = self.files.remove(&id)?;
         let attempt = large.member.attempt + 1;
         Some(match large.trouble? {
-            Trouble::Changed if attempt < MAX_ATTEMPTS => Abandoned::Again(Member {
-                attempt,
-                ..large.member
-            }),
+            Trouble::Changed if attempt < MAX_ATTEMPTS => Abandoned::Again(Member { attempt, ..large.member }),
             _ => Abandoned::Failed(large.member),
         })
     }

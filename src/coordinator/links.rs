@@ -25,15 +25,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(dir: DirId, source: u16, path: RelPath, kind: Kind) -> Self {
-        Self {
-            dir,
-            source,
-            path,
-            kind,
-            group: None,
-            unlinkable: false,
-            attempt: 0,
-        }
+        Self { dir, source, path, kind, group: None, unlinkable: false, attempt: 0 }
     }
 }
 
@@ -62,25 +54,11 @@ pub(super) enum Next {
 
 impl Links {
     /// A name of an entry that has `names` of them.
-    pub(super) fn add(
-        &mut self,
-        id: LinkId,
-        identity: Identity,
-        names: u64,
-        member: Member,
-    ) -> Next {
+    pub(super) fn add(&mut self, id: LinkId, identity: Identity, names: u64, member: Member) -> Next {
         let Some(group) = self.groups.get_mut(&id) else {
-            let group = Group {
-                identity,
-                owner: None,
-                waiting: VecDeque::new(),
-                unseen: names.saturating_sub(1),
-            };
+            let group = Group { identity, owner: None, waiting: VecDeque::new(), unseen: names.saturating_sub(1) };
             self.groups.insert(id, group);
-            return Next::Copy(Member {
-                group: Some(id),
-                ..member
-            });
+            return Next::Copy(Member { group: Some(id), ..member });
         };
         // ctime changes with every link that is made or removed; size and mtime tell whether the inode's
         // number was given to another file since
@@ -96,12 +74,7 @@ impl Links {
     }
 
     /// The name that was copied has ended. If it failed, the next one is copied instead.
-    pub(super) fn owner_ended(
-        &mut self,
-        id: LinkId,
-        path: &RelPath,
-        facts: Option<&Facts>,
-    ) -> Option<Member> {
+    pub(super) fn owner_ended(&mut self, id: LinkId, path: &RelPath, facts: Option<&Facts>) -> Option<Member> {
         let group = self.groups.get_mut(&id)?;
         match facts {
             // what was copied is not what the other names were seen as: they are copied on their own
@@ -114,10 +87,7 @@ impl Links {
             None => {}
         }
         match group.waiting.pop_front() {
-            Some(member) => Some(Member {
-                group: Some(id),
-                ..member
-            }),
+            Some(member) => Some(Member { group: Some(id), ..member }),
             None => {
                 self.groups.remove(&id);
                 None
@@ -133,10 +103,7 @@ impl Links {
                 self.ready.pop_front();
                 continue;
             };
-            let (owner, facts) = group
-                .owner
-                .as_ref()
-                .expect("a group that is ready has an owner");
+            let (owner, facts) = group.owner.as_ref().expect("a group that is ready has an owner");
             let Some(source) = group.waiting.front().map(|member| member.source) else {
                 self.ready.pop_front();
                 if group.unseen == 0 {
@@ -148,10 +115,7 @@ impl Links {
             let mut len = 0;
             while members.len() < MAX_LINKS
                 && len < MAX_BATCH_PATHS_LEN
-                && group
-                    .waiting
-                    .front()
-                    .is_some_and(|member| member.source == source)
+                && group.waiting.front().is_some_and(|member| member.source == source)
             {
                 let member = group.waiting.pop_front().expect("there is a front");
                 len += member.path.as_bytes().len();

@@ -15,8 +15,7 @@ use links::{Links, Member};
 use ranks::Ranks;
 
 use crate::proto::{
-    FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report,
-    Returned, Task, TaskResult,
+    FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report, Returned, Task, TaskResult,
 };
 use crate::scan::{DirId, ScanEvent};
 use crate::types::{Failure, Kind, RelPath, Stats};
@@ -137,28 +136,13 @@ impl Coordinator {
     /// Takes what the scan found.
     pub fn scan(&mut self, event: ScanEvent) {
         match event {
-            ScanEvent::Dir {
-                id,
-                parent,
-                source,
-                path,
-            } => {
+            ScanEvent::Dir { id, parent, source, path } => {
                 self.seen += 1;
-                self.add_dir(
-                    id,
-                    Dir {
-                        parent,
-                        ..Dir::new(source, path)
-                    },
-                );
+                self.add_dir(id, Dir { parent, ..Dir::new(source, path) });
             }
-            ScanEvent::Single { id, source, path } => self.add_dir(
-                id,
-                Dir {
-                    is_holder: true,
-                    ..Dir::new(source, path)
-                },
-            ),
+            ScanEvent::Single { id, source, path } => {
+                self.add_dir(id, Dir { is_holder: true, ..Dir::new(source, path) })
+            }
             ScanEvent::Names { dir, names } => {
                 self.seen += names.len() as u64;
                 self.dir_mut(dir).open_entries += signed(names.len() as u64);
@@ -166,11 +150,7 @@ impl Coordinator {
                 self.queued_len += names.byte_len();
                 self.names.push_back((dir, names));
             }
-            ScanEvent::Listed {
-                dir,
-                subdirs,
-                failure,
-            } => {
+            ScanEvent::Listed { dir, subdirs, failure } => {
                 let state = self.dir_mut(dir);
                 state.listed = true;
                 state.failure = failure;
@@ -195,18 +175,14 @@ impl Coordinator {
         if !self.ranks.release(rank, id) {
             return Err(CoordinatorError::UnknownAssignment { rank, id });
         }
-        let purposes = self
-            .assigned
-            .remove(&id)
-            .expect("what a rank has is assigned");
+        let purposes = self.assigned.remove(&id).expect("what a rank has is assigned");
         if purposes.len() != report.results.len() {
             return Err(CoordinatorError::WrongResult { rank, id });
         }
         self.ended.add(&report.ended);
         self.bytes_moved += report.bytes_moved;
         for (purpose, result) in purposes.into_iter().zip(&report.results) {
-            self.take_result(purpose, result)
-                .ok_or(CoordinatorError::WrongResult { rank, id })?;
+            self.take_result(purpose, result).ok_or(CoordinatorError::WrongResult { rank, id })?;
         }
         Ok(())
     }
@@ -221,22 +197,16 @@ impl Coordinator {
                 }
                 self.entries_ended(dir, ended);
             }
-            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => {
-                self.take_links(members, unlinkable)
-            }
+            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => self.take_links(members, unlinkable),
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
                 Owned::Large(file) => self.large.add(file.clone(), member),
                 owned => self.owner_ended(&member, owned),
             },
-            (Purpose::Range { file, index }, TaskResult::Range(value)) => {
-                self.large.range_done(file, index, *value)?
-            }
+            (Purpose::Range { file, index }, TaskResult::Range(value)) => self.large.range_done(file, index, *value)?,
             (Purpose::Range { file, .. }, TaskResult::RangeFailed(failure)) => {
                 self.large.range_failed(file, Some(failure.clone()))?;
             }
-            (Purpose::Range { file, .. }, TaskResult::Changed) => {
-                self.large.range_failed(file, None)?
-            }
+            (Purpose::Range { file, .. }, TaskResult::Changed) => self.large.range_failed(file, None)?,
             (Purpose::Finish { file }, TaskResult::Owned(owned)) => {
                 let member = self.large.remove(file)?;
                 self.owner_ended(&member, owned);
@@ -248,10 +218,7 @@ impl Coordinator {
             },
             (Purpose::Dirs(ids), TaskResult::Ended) => {
                 for id in ids {
-                    let dir = self
-                        .dirs
-                        .remove(&id)
-                        .expect("a directory stays until it has ended");
+                    let dir = self.dirs.remove(&id).expect("a directory stays until it has ended");
                     if let Some(parent) = dir.parent {
                         self.entries_ended(parent, 1);
                     }
@@ -272,18 +239,9 @@ impl Coordinator {
     fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) {
         match entry {
             Returned::Large(file) => {
-                self.large.add(
-                    file.clone(),
-                    Member::new(dir, source, file.path.clone(), Kind::File),
-                );
+                self.large.add(file.clone(), Member::new(dir, source, file.path.clone(), Kind::File));
             }
-            Returned::Linked {
-                path,
-                kind,
-                id,
-                identity,
-                names,
-            } => {
+            Returned::Linked { path, kind, id, identity, names } => {
                 let member = Member::new(dir, source, path.clone(), *kind);
                 match self.links.add(*id, *identity, *names, member) {
                     links::Next::Copy(member) => self.copy_alone(member),
@@ -292,24 +250,18 @@ impl Coordinator {
                 self.queue_links();
             }
             Returned::Unlinkable { path, kind } => {
-                self.copy_alone(Member {
-                    unlinkable: true,
-                    ..Member::new(dir, source, path.clone(), *kind)
-                });
+                self.copy_alone(Member { unlinkable: true, ..Member::new(dir, source, path.clone(), *kind) });
             }
         }
     }
 
     fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) {
         for member in members {
-            let again = unlinkable.iter().any(
-                |entry| matches!(entry, Returned::Unlinkable { path, .. } if *path == member.path),
-            );
+            let again = unlinkable
+                .iter()
+                .any(|entry| matches!(entry, Returned::Unlinkable { path, .. } if *path == member.path));
             if again {
-                self.copy_alone(Member {
-                    unlinkable: true,
-                    ..member
-                });
+                self.copy_alone(Member { unlinkable: true, ..member });
             } else {
                 self.entries_ended(member.dir, 1);
             }
@@ -332,11 +284,7 @@ impl Coordinator {
     fn owner_ended(&mut self, member: &Member, owned: &Owned) {
         self.entries_ended(member.dir, 1);
         if let Some(group) = member.group {
-            let facts = if let Owned::Copied(facts) = owned {
-                Some(facts)
-            } else {
-                None
-            };
+            let facts = if let Owned::Copied(facts) = owned { Some(facts) } else { None };
             if let Some(next) = self.links.owner_ended(group, &member.path, facts) {
                 self.copy_alone(next);
             }
@@ -356,9 +304,7 @@ impl Coordinator {
     }
 
     fn dir_mut(&mut self, id: DirId) -> &mut Dir {
-        self.dirs
-            .get_mut(&id)
-            .expect("a directory stays until all in it has ended")
+        self.dirs.get_mut(&id).expect("a directory stays until all in it has ended")
     }
 
     fn entries_ended(&mut self, dir: DirId, count: u64) {
@@ -420,18 +366,12 @@ impl Coordinator {
         let mut len = 0;
         while ids.len() < share
             && len < MAX_BATCH_PATHS_LEN
-            && self
-                .finished_dirs
-                .front()
-                .is_some_and(|id| self.dirs[id].source == source)
+            && self.finished_dirs.front().is_some_and(|id| self.dirs[id].source == source)
         {
             let id = self.finished_dirs.pop_front().expect("there is a front");
             let dir = self.dir_mut(id);
             len += dir.path.as_bytes().len();
-            dirs.push(FinishedDir {
-                path: dir.path.clone(),
-                failure: dir.failure.take(),
-            });
+            dirs.push(FinishedDir { path: dir.path.clone(), failure: dir.failure.take() });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -448,8 +388,7 @@ impl Coordinator {
                 break;
             };
             let path_len = self.dirs[&dir].path.as_bytes().len() + 32;
-            let names = queued
-                .take((share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1)));
+            let names = queued.take((share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1)));
             paths_len += names.len() * path_len;
             if !queued.is_empty() {
                 self.names.push_front((dir, queued));
@@ -459,16 +398,8 @@ impl Coordinator {
             self.queued_names -= names.len();
             self.queued_len -= names.byte_len();
             let state = &self.dirs[&dir];
-            purposes.push(Purpose::Entries {
-                dir,
-                source: state.source,
-                count: names.len() as u64,
-            });
-            tasks.push(Task::Entries {
-                source: state.source,
-                dir: state.path.clone(),
-                names,
-            });
+            purposes.push(Purpose::Entries { dir, source: state.source, count: names.len() as u64 });
+            tasks.push(Task::Entries { source: state.source, dir: state.path.clone(), names });
         }
     }
 
@@ -495,15 +426,7 @@ impl Coordinator {
 
 impl Dir {
     fn new(source: u16, path: RelPath) -> Self {
-        Self {
-            parent: None,
-            source,
-            path,
-            is_holder: false,
-            open_entries: 0,
-            listed: false,
-            failure: None,
-        }
+        Self { parent: None, source, path, is_holder: false, open_entries: 0, listed: false, failure: None }
     }
 }
 

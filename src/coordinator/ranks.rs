@@ -26,13 +26,7 @@ impl Ranks {
     const MIN_SHARE: usize = 4;
 
     pub(super) fn new(threads: &[u32]) -> Self {
-        let ranks: Vec<Rank> = threads
-            .iter()
-            .map(|&n| Rank {
-                threads: n.max(1),
-                assigned: HashSet::new(),
-            })
-            .collect();
+        let ranks: Vec<Rank> = threads.iter().map(|&n| Rank { threads: n.max(1), assigned: HashSet::new() }).collect();
         Self {
             by_load: (0..ranks.len()).map(|rank| (0, rank)).collect(),
             threads: threads.iter().map(|&n| n.max(1) as usize).sum(),

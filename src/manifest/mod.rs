@@ -172,12 +172,7 @@ impl Writer {
             Outcome::Done(facts) => (Some(entry_facts(record.kind, facts)), None),
             Outcome::Failed(failure) => (None, Some(entry_error(failure))),
         };
-        self.write_line(&Entry {
-            path: name(&record.path),
-            kind: record.kind,
-            facts,
-            error,
-        })
+        self.write_line(&Entry { path: name(&record.path), kind: record.kind, facts, error })
     }
 
     /// Writes the closing line, makes the manifest durable and gives it its name. Returns the totals.
@@ -200,23 +195,14 @@ impl Writer {
             digest: self.hasher.finalize().to_hex().to_string(),
         };
         self.write_line(&trailer)?;
-        let file = self
-            .file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         crate::sys::close(file.into())?;
         std::fs::rename(&self.temporary, &self.path)?;
-        let dir = self
-            .path
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match File::open(dir)?.sync_all() {
             // not every FUSE file system can sync a directory
-            Err(err)
-                if err.raw_os_error() == Some(libc::EINVAL)
-                    || err.raw_os_error() == Some(libc::ENOSYS) => {}
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) || err.raw_os_error() == Some(libc::ENOSYS) => {}
             synced => synced?,
         }
         Ok(stats)
@@ -232,16 +218,10 @@ impl Writer {
 }
 
 fn name(path: &RelPath) -> Name<'_> {
-    let bytes = if path.is_root() {
-        b"."
-    } else {
-        path.as_bytes()
-    };
+    let bytes = if path.is_root() { b"." } else { path.as_bytes() };
     match std::str::from_utf8(bytes) {
         Ok(path) => Name::Text { path },
-        Err(_) => Name::Bytes {
-            path_b64: STANDARD.encode(bytes),
-        },
+        Err(_) => Name::Bytes { path_b64: STANDARD.encode(bytes) },
     }
 }
 
@@ -252,23 +232,14 @@ fn entry_facts(kind: Kind, facts: &Facts) -> EntryFacts<'_> {
         uid: facts.uid,
         gid: facts.gid,
         mtime: facts.mtime.as_ns().to_string(),
-        target: facts
-            .target
-            .as_deref()
-            .map(|target| match std::str::from_utf8(target) {
-                Ok(target) => Target::Text { target },
-                Err(_) => Target::Bytes {
-                    target_b64: STANDARD.encode(target),
-                },
-            }),
+        target: facts.target.as_deref().map(|target| match std::str::from_utf8(target) {
+            Ok(target) => Target::Text { target },
+            Err(_) => Target::Bytes { target_b64: STANDARD.encode(target) },
+        }),
         rdev: facts.rdev.map(|(major, minor)| format!("{major}:{minor}")),
-        hardlink: facts.hardlink.as_ref().map(|owner| {
-            match std::str::from_utf8(owner.as_bytes()) {
-                Ok(hardlink) => Hardlink::Text { hardlink },
-                Err(_) => Hardlink::Bytes {
-                    hardlink_b64: STANDARD.encode(owner.as_bytes()),
-                },
-            }
+        hardlink: facts.hardlink.as_ref().map(|owner| match std::str::from_utf8(owner.as_bytes()) {
+            Ok(hardlink) => Hardlink::Text { hardlink },
+            Err(_) => Hardlink::Bytes { hardlink_b64: STANDARD.encode(owner.as_bytes()) },
         }),
         blake3: facts.digest.as_ref().map(hex),
         unkept: facts.unkept.names(),
@@ -276,11 +247,7 @@ fn entry_facts(kind: Kind, facts: &Facts) -> EntryFacts<'_> {
 }
 
 fn entry_error(failure: &Failure) -> EntryError {
-    EntryError {
-        op: failure.op.to_string(),
-        errno: failure.errno,
-        text: failure.to_string(),
-    }
+    EntryError { op: failure.op.to_string(), errno: failure.errno, text: failure.to_string() }
 }
 
 #[cfg(test)]

@@ -8,10 +8,7 @@ fn header() -> Header {
         pcopy_manifest: FORMAT_VERSION,
         oldest_reader: OLDEST_READER,
         version: "0.1.0",
-        hosts: vec![Host {
-            host: "n1".into(),
-            ranks: 4,
-        }],
+        hosts: vec![Host { host: "n1".into(), ranks: 4 }],
         ranks: 4,
         sources: vec!["/data/src".into()],
         destination: "/backup/src".into(),
@@ -26,10 +23,7 @@ fn facts() -> Facts {
         mode: 0o644,
         uid: 0,
         gid: 4_294_967_295,
-        mtime: Timestamp {
-            sec: -2,
-            nsec: 500_000_000,
-        },
+        mtime: Timestamp { sec: -2, nsec: 500_000_000 },
         target: None,
         digest: Some([0xab; 32]),
         rdev: None,
@@ -40,57 +34,18 @@ fn facts() -> Facts {
 
 fn records() -> Vec<Record> {
     let path = |name: &[u8]| RelPath::root().join(name);
-    let bare = Facts {
-        digest: None,
-        size: 0,
-        ..facts()
-    };
+    let bare = Facts { digest: None, size: 0, ..facts() };
     let mut unkept = Unkept::OWNER;
     unkept.add(Unkept::LINK);
-    let failure = Failure {
-        op: Op::Open,
-        side: Side::Source,
-        errno: 13,
-    };
-    let done = |path, kind, facts| Record {
-        path,
-        kind,
-        outcome: Outcome::Done(facts),
-    };
+    let failure = Failure { op: Op::Open, side: Side::Source, errno: 13 };
+    let done = |path, kind, facts| Record { path, kind, outcome: Outcome::Done(facts) };
     vec![
         done(RelPath::root(), Kind::Dir, bare.clone()),
         done(path(b"a\n\"b"), Kind::File, facts()),
-        done(
-            path(b"b"),
-            Kind::File,
-            Facts {
-                hardlink: Some(path(b"a\n\"b")),
-                unkept,
-                ..facts()
-            },
-        ),
-        done(
-            path(b"dev"),
-            Kind::BlockDev,
-            Facts {
-                rdev: Some((8, 1)),
-                ..bare.clone()
-            },
-        ),
-        Record {
-            path: path(b"gone"),
-            kind: Kind::File,
-            outcome: Outcome::Failed(failure),
-        },
-        done(
-            path(b"link"),
-            Kind::Symlink,
-            Facts {
-                size: 2,
-                target: Some(vec![0xff, b'x']),
-                ..bare
-            },
-        ),
+        done(path(b"b"), Kind::File, Facts { hardlink: Some(path(b"a\n\"b")), unkept, ..facts() }),
+        done(path(b"dev"), Kind::BlockDev, Facts { rdev: Some((8, 1)), ..bare.clone() }),
+        Record { path: path(b"gone"), kind: Kind::File, outcome: Outcome::Failed(failure) },
+        done(path(b"link"), Kind::Symlink, Facts { size: 2, target: Some(vec![0xff, b'x']), ..bare }),
         done(path(b"\xff"), Kind::File, facts()),
     ]
 }
@@ -103,11 +58,7 @@ fn written() -> (String, Stats) {
         writer.entry(&record).expect("written");
     }
     let stats = writer.finish(1.5).expect("finished");
-    assert_eq!(
-        std::fs::read_dir(dir.path()).expect("listed").count(),
-        1,
-        "no temporary file is left"
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary file is left");
     (std::fs::read_to_string(&path).expect("UTF-8"), stats)
 }
 
@@ -143,16 +94,9 @@ fn every_line_fulfils_the_schema_and_a_damaged_one_does_not() {
     for line in written().0.lines() {
         let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert!(validator.is_valid(&value), "{line}");
-        for key in [
-            "type", "path", "path_b64", "mode", "mtime", "digest", "ranks",
-        ] {
+        for key in ["type", "path", "path_b64", "mode", "mtime", "digest", "ranks"] {
             let mut damaged = value.clone();
-            if damaged
-                .as_object_mut()
-                .expect("an object")
-                .remove(key)
-                .is_some()
-            {
+            if damaged.as_object_mut().expect("an object").remove(key).is_some() {
                 assert!(!validator.is_valid(&damaged), "without {key}: {line}");
             }
         }

@@ -29,16 +29,8 @@ pub fn collect(
     job_id: u64,
     header: &Header,
 ) -> Result<(Stats, u64), LeadError> {
-    let trouble = |error| {
-        LeadError::Manifest(
-            path.map_or_else(String::new, |path| path.display().to_string()),
-            error,
-        )
-    };
-    let mut writer = path
-        .map(|path| Writer::create(path, job_id, header))
-        .transpose()
-        .map_err(trouble)?;
+    let trouble = |error| LeadError::Manifest(path.map_or_else(String::new, |path| path.display().to_string()), error);
+    let mut writer = path.map(|path| Writer::create(path, job_id, header)).transpose().map_err(trouble)?;
     let mut counted = Stats::default();
     let mut merge = Merge::new(lead);
     let mut held: Option<Record> = None;
@@ -72,26 +64,15 @@ pub fn collect(
         }
     }
     let seconds = lead.display.elapsed().as_secs_f64();
-    let written = writer
-        .map(|writer| writer.finish(seconds))
-        .transpose()
-        .map_err(trouble)?;
+    let written = writer.map(|writer| writer.finish(seconds)).transpose().map_err(trouble)?;
     Ok((written.unwrap_or(counted), joined))
 }
 
 /// Two sources had an entry of this path. Directories are one; anything else was written twice.
 fn join(record: &mut Record, twin: Record) -> Option<Failure> {
     match (&record.outcome, &twin.outcome) {
-        (Outcome::Done(_), Outcome::Done(_))
-            if record.kind == Kind::Dir && twin.kind == Kind::Dir =>
-        {
-            None
-        }
-        (Outcome::Done(_), Outcome::Done(_)) => Some(Failure {
-            op: Op::Conflict,
-            side: Side::Source,
-            errno: 0,
-        }),
+        (Outcome::Done(_), Outcome::Done(_)) if record.kind == Kind::Dir && twin.kind == Kind::Dir => None,
+        (Outcome::Done(_), Outcome::Done(_)) => Some(Failure { op: Op::Conflict, side: Side::Source, errno: 0 }),
         (Outcome::Failed(_), _) => None,
         // the failure stays
         (Outcome::Done(_), Outcome::Failed(_)) => {
@@ -112,18 +93,8 @@ impl Merge {
     fn new(lead: &mut Lead<'_>) -> Self {
         let size = lead.comm.size();
         lead.send_to_all(&Message::WantRecords);
-        let streams = (0..size)
-            .map(|_| RankStream {
-                records: VecDeque::new(),
-                asked: true,
-                last: false,
-            })
-            .collect();
-        Self {
-            streams,
-            order: BinaryHeap::new(),
-            unknown: size,
-        }
+        let streams = (0..size).map(|_| RankStream { records: VecDeque::new(), asked: true, last: false }).collect();
+        Self { streams, order: BinaryHeap::new(), unknown: size }
     }
 
     /// The next record in the order of paths; asks ranks for more before theirs run out.
@@ -139,23 +110,13 @@ impl Merge {
             return Ok(None);
         };
         let stream = &mut self.streams[rank];
-        let record = stream
-            .records
-            .pop_front()
-            .expect("a stream in the order has a record");
+        let record = stream.records.pop_front().expect("a stream in the order has a record");
         self.advance(rank);
         Ok(Some(record))
     }
 
-    fn take(
-        &mut self,
-        lead: &mut Lead<'_>,
-        from: usize,
-        frame: &[u8],
-        last: bool,
-    ) -> Result<(), LeadError> {
-        let records = decode_all(frame)
-            .map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
+    fn take(&mut self, lead: &mut Lead<'_>, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
+        let records = decode_all(frame).map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
         let stream = &mut self.streams[from];
         let was_empty = stream.records.is_empty();
         stream.records.extend(records);

@@ -45,12 +45,10 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     for note in &config.notes {
         display.note(note);
     }
-    let prepared = resolve(config)
-        .map_err(|refusal| refusal.to_string())
-        .and_then(|plan| {
-            let job = job(&plan, config, started);
-            prepare(&plan, &job).map(|()| (plan, job))
-        });
+    let prepared = resolve(config).map_err(|refusal| refusal.to_string()).and_then(|plan| {
+        let job = job(&plan, config, started);
+        prepare(&plan, &job).map(|()| (plan, job))
+    });
     let (plan, job) = match prepared {
         Ok(prepared) => prepared,
         Err(line) => {
@@ -72,11 +70,8 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
             return Ok(ExitCode::Refused);
         }
     };
-    let marker = plan
-        .root
-        .join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
-    fs::remove_file(&marker)
-        .map_err(|err| LeadError::Manifest(marker.display().to_string(), err))?;
+    let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
+    fs::remove_file(&marker).map_err(|err| LeadError::Manifest(marker.display().to_string(), err))?;
     if config.verbose {
         say_choices(&lead.display, &plan, config, &hellos);
     }
@@ -96,18 +91,14 @@ fn refuse(mut lead: Lead<'_>) -> ExitCode {
 
 fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
     let mut seed = blake3::Hasher::new();
-    seed.update(&started.as_nanosecond().to_le_bytes())
-        .update(&std::process::id().to_le_bytes());
+    seed.update(&started.as_nanosecond().to_le_bytes()).update(&std::process::id().to_le_bytes());
     seed.update(plan.root.as_os_str().as_bytes());
     let id = seed.finalize();
     Job {
         id: u64::from_le_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")),
         sources: plan.sources.clone(),
         destination: plan.root.as_os_str().as_bytes().to_vec(),
-        state_dir: plan
-            .state_dir
-            .as_ref()
-            .map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        state_dir: plan.state_dir.as_ref().map(|dir| dir.as_os_str().as_bytes().to_vec()),
         tuning: config.tuning,
     }
 }
@@ -118,36 +109,23 @@ fn prepare(plan: &Plan, job: &Job) -> Result<(), String> {
     let mut private = DirBuilder::new();
     private.mode(0o700);
     if !plan.root_exists {
-        private
-            .create(&plan.root)
-            .map_err(|err| failed(&plan.root, err))?;
+        private.create(&plan.root).map_err(|err| failed(&plan.root, err))?;
     }
     let made = make_state(plan, job, &private).map_err(|(path, err)| failed(&path, err));
     made.inspect_err(|_| unprepare(plan, job))
 }
 
-fn make_state(
-    plan: &Plan,
-    job: &Job,
-    private: &DirBuilder,
-) -> Result<(), (std::path::PathBuf, std::io::Error)> {
+fn make_state(plan: &Plan, job: &Job, private: &DirBuilder) -> Result<(), (std::path::PathBuf, std::io::Error)> {
     if let Some(dir) = plan.state_dir.as_ref().filter(|dir| !dir.exists()) {
         private.create(dir).map_err(|err| (dir.clone(), err))?;
     }
-    let marker = plan
-        .root
-        .join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
-    fs::File::create_new(&marker)
-        .map(drop)
-        .map_err(|err| (marker, err))
+    let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
+    fs::File::create_new(&marker).map(drop).map_err(|err| (marker, err))
 }
 
 /// Takes back what [`prepare`] made; what was there before is not empty and stays.
 fn unprepare(plan: &Plan, job: &Job) {
-    let _ = fs::remove_file(
-        plan.root
-            .join(std::ffi::OsStr::from_bytes(&marker_name(job.id))),
-    );
+    let _ = fs::remove_file(plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id))));
     if let Some(dir) = &plan.state_dir {
         let _ = fs::remove_dir(dir);
     }
@@ -178,19 +156,13 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
         }
     }
     let hellos: Vec<Hello> = hellos.into_iter().flatten().collect();
-    let mut troubled = hellos
-        .iter()
-        .enumerate()
-        .filter_map(|(rank, hello)| Some((rank, &hello.host, hello.trouble.as_ref()?)));
+    let mut troubled =
+        hellos.iter().enumerate().filter_map(|(rank, hello)| Some((rank, &hello.host, hello.trouble.as_ref()?)));
     let Some((rank, host, trouble)) = troubled.next() else {
         return Ok(Ok(hellos));
     };
     let others = troubled.count();
-    let more = if others > 0 {
-        format!(" (and {others} more ranks are not ready)")
-    } else {
-        String::new()
-    };
+    let more = if others > 0 { format!(" (and {others} more ranks are not ready)") } else { String::new() };
     Ok(Err(format!("rank {rank} on {host}: {trouble}{more}")))
 }
 
@@ -206,11 +178,7 @@ fn run(
     let threads: Vec<u32> = hellos.iter().map(|hello| hello.threads).collect();
     let mut coordinator = Coordinator::new(&threads, config.tuning.range_len, config.tuning.digest);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let scan = Scan::start(
-        &std::sync::Arc::new(job.clone()),
-        cores.min(MAX_SCAN_THREADS),
-        &plan.singles,
-    );
+    let scan = Scan::start(&std::sync::Arc::new(job.clone()), cores.min(MAX_SCAN_THREADS), &plan.singles);
     lead.run(&mut coordinator, scan.map_err(LeadError::Scan)?)?;
     let (sums, mut troubles) = lead.stop()?;
     let header = header(plan, config, hellos, started);
@@ -220,9 +188,7 @@ fn run(
     let (seen, ended) = (coordinator.progress().seen, sums.entries());
     if seen != ended || ended != stats.entries() + joined {
         let written = stats.entries() + joined;
-        troubles.push(format!(
-            "internal error: {seen} entries were seen, {ended} ended, {written} recorded"
-        ));
+        troubles.push(format!("internal error: {seen} entries were seen, {ended} ended, {written} recorded"));
     }
     for trouble in &troubles {
         lead.display.print(&format!("pcopy: error: {trouble}"));
@@ -230,15 +196,9 @@ fn run(
     Ok(Summary {
         started,
         seconds: lead.display.elapsed().as_secs_f64(),
-        stats: Stats {
-            recopied: sums.recopied,
-            ..stats
-        },
+        stats: Stats { recopied: sums.recopied, ..stats },
         hosts: header.hosts,
-        manifest: plan
-            .manifest
-            .as_ref()
-            .map(|path| escaped(path.as_os_str().as_bytes())),
+        manifest: plan.manifest.as_ref().map(|path| escaped(path.as_os_str().as_bytes())),
         code: match (troubles.is_empty(), stats.errors) {
             (false, _) => ExitCode::Broken,
             (true, 0) => ExitCode::Complete,
@@ -250,26 +210,16 @@ fn run(
 /// With the manifest elsewhere nothing of pcopy stays in the copy; its root keeps the source's times.
 fn remove_state(plan: &Plan, troubles: &mut Vec<String>) {
     let Some(dir) = &plan.state_dir else { return };
-    if plan
-        .manifest
-        .as_ref()
-        .is_some_and(|manifest| manifest.starts_with(dir))
-    {
+    if plan.manifest.as_ref().is_some_and(|manifest| manifest.starts_with(dir)) {
         return;
     }
-    let times = fs::metadata(&plan.root).and_then(|meta| {
-        Ok(fs::FileTimes::new()
-            .set_accessed(meta.accessed()?)
-            .set_modified(meta.modified()?))
-    });
+    let times = fs::metadata(&plan.root)
+        .and_then(|meta| Ok(fs::FileTimes::new().set_accessed(meta.accessed()?).set_modified(meta.modified()?)));
     // an older manifest keeps it
     if fs::remove_dir(dir).is_ok()
         && let Err(err) = times.and_then(|times| fs::File::open(&plan.root)?.set_times(times))
     {
-        troubles.push(format!(
-            "{}: setting its times: {err}",
-            escaped(plan.root.as_os_str().as_bytes())
-        ));
+        troubles.push(format!("{}: setting its times: {err}", escaped(plan.root.as_os_str().as_bytes())));
     }
 }
 
@@ -290,26 +240,14 @@ fn header(plan: &Plan, config: &Config, hellos: &[Hello], started: Clock) -> Hea
         ("range_size", tuning.range_len.into()),
         ("block_size", tuning.block_len.into()),
         ("direct", direct_name(tuning.direct).into()),
-        (
-            "digest",
-            if tuning.digest { "blake3" } else { "none" }.into(),
-        ),
-        (
-            "threads",
-            hellos.iter().map(|hello| hello.threads).max().into(),
-        ),
+        ("digest", if tuning.digest { "blake3" } else { "none" }.into()),
+        ("threads", hellos.iter().map(|hello| hello.threads).max().into()),
     ]);
     Header {
         pcopy_manifest: FORMAT_VERSION,
         oldest_reader: OLDEST_READER,
         version: env!("CARGO_PKG_VERSION"),
-        hosts: ranks
-            .into_iter()
-            .map(|(host, ranks)| Host {
-                host: host.to_string(),
-                ranks,
-            })
-            .collect(),
+        hosts: ranks.into_iter().map(|(host, ranks)| Host { host: host.to_string(), ranks }).collect(),
         ranks: hellos.len(),
         sources: plan.sources.iter().map(source).collect(),
         destination: escaped(plan.root.as_os_str().as_bytes()),
@@ -381,48 +319,24 @@ impl Summary {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes_rate = human_bytes(self.rate(stats.bytes) as u64);
         let mut text = String::new();
-        let mut line =
-            |label: &str, value: String| text.push_str(&format!("{label:<12} {value}\n"));
-        line(
-            "Started:",
-            self.started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        );
+        let mut line = |label: &str, value: String| text.push_str(&format!("{label:<12} {value}\n"));
+        line("Started:", self.started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
         line("Seconds:", format!("{:.3}", self.seconds));
-        let hosts = if self.hosts.len() == 1 {
-            "host"
-        } else {
-            "hosts"
-        };
+        let hosts = if self.hosts.len() == 1 { "host" } else { "hosts" };
         line(
             "Ranks:",
-            format!(
-                "{} on {} {hosts}",
-                self.hosts.iter().map(|host| host.ranks).sum::<usize>(),
-                self.hosts.len()
-            ),
+            format!("{} on {} {hosts}", self.hosts.iter().map(|host| host.ranks).sum::<usize>(), self.hosts.len()),
         );
-        line(
-            "Items:",
-            format!("{} ({:.0}/s)", stats.entries(), self.rate(stats.entries())),
-        );
+        line("Items:", format!("{} ({:.0}/s)", stats.entries(), self.rate(stats.entries())));
         line("  Dirs:", stats.dirs.to_string());
-        line(
-            "  Files:",
-            format!("{} ({} hard links)", stats.files, stats.hardlinks),
-        );
+        line("  Files:", format!("{} ({} hard links)", stats.files, stats.hardlinks));
         line("  Links:", stats.symlinks.to_string());
         line("  Others:", stats.others.to_string());
         line("  Errors:", stats.errors.to_string());
-        line(
-            "Data:",
-            format!("{} ({} bytes)", human_bytes(stats.bytes), stats.bytes),
-        );
+        line("Data:", format!("{} ({} bytes)", human_bytes(stats.bytes), stats.bytes));
         line("Rate:", format!("{bytes_rate}/s"));
         if stats.recopied > 0 {
-            line(
-                "Copied again:",
-                format!("{} files that changed while they were read", stats.recopied),
-            );
+            line("Copied again:", format!("{} files that changed while they were read", stats.recopied));
         }
         if stats.unkept > 0 {
             line(
@@ -433,10 +347,7 @@ impl Summary {
                 ),
             );
         }
-        line(
-            "Manifest:",
-            self.manifest.clone().unwrap_or_else(|| "none".into()),
-        );
+        line("Manifest:", self.manifest.clone().unwrap_or_else(|| "none".into()));
         line(
             "Result:",
             match self.code {

@@ -45,12 +45,7 @@ pub enum Incoming {
 
 impl<'a> Lead<'a> {
     pub fn new(comm: &'a mut Comm, worker: Option<Worker>, display: Display) -> Self {
-        Self {
-            comm,
-            worker,
-            display,
-            pause: Pause::default(),
-        }
+        Self { comm, worker, display, pause: Pause::default() }
     }
 
     /// Sends a message to every rank, this one too.
@@ -77,9 +72,7 @@ impl<'a> Lead<'a> {
                 Message::Records { records, last } => Incoming::Records(records, last),
                 other => {
                     match &mut self.worker {
-                        Some(worker) if from == self.comm.rank() => {
-                            worker.handle(self.comm, other)?
-                        }
+                        Some(worker) if from == self.comm.rank() => worker.handle(self.comm, other)?,
                         _ => return Err(LeadError::Unexpected(from, "a message to a worker")),
                     };
                     continue;
@@ -118,13 +111,7 @@ impl<'a> Lead<'a> {
             }
             self.read_scan(coordinator, &mut scan);
             while let Some(work) = coordinator.next_work() {
-                self.comm.send(
-                    work.rank,
-                    &Message::Work {
-                        id: work.id,
-                        tasks: work.tasks,
-                    },
-                );
+                self.comm.send(work.rank, &Message::Work { id: work.id, tasks: work.tasks });
                 self.pause.reset();
             }
             self.display.tick(|| coordinator.progress());
@@ -136,12 +123,7 @@ impl<'a> Lead<'a> {
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        coordinator: &mut Coordinator,
-        from: usize,
-        incoming: Incoming,
-    ) -> Result<(), LeadError> {
+    fn take(&mut self, coordinator: &mut Coordinator, from: usize, incoming: Incoming) -> Result<(), LeadError> {
         let Incoming::Report(report) = incoming else {
             return Err(LeadError::Unexpected(from, "a message that is no report"));
         };
@@ -166,18 +148,13 @@ impl<'a> Lead<'a> {
     fn take_scan(&mut self, coordinator: &mut Coordinator, event: ScanEvent) {
         self.pause.reset();
         if let ScanEvent::StateSkipped { .. } = event {
-            self.display
-                .note("a source's own .pcopy (pcopy's state and manifest) is not copied");
+            self.display.note("a source's own .pcopy (pcopy's state and manifest) is not copied");
         }
         coordinator.scan(event);
     }
 
     /// Sleeps until something local happens, or it is time to look for messages.
-    fn wait(
-        &mut self,
-        coordinator: &mut Coordinator,
-        scan: &mut Option<Scan>,
-    ) -> Result<(), LeadError> {
+    fn wait(&mut self, coordinator: &mut Coordinator, scan: &mut Option<Scan>) -> Result<(), LeadError> {
         let worker = self.worker.as_mut().expect("rank 0 works while it leads");
         let idle = never();
         let events = match scan {
@@ -212,9 +189,7 @@ impl<'a> Lead<'a> {
         for _ in 0..self.comm.size() {
             match self.next()? {
                 (_, Incoming::Stopped(Ok(()))) => {}
-                (from, Incoming::Stopped(Err(trouble))) => {
-                    troubles.push(format!("rank {from}: {trouble}"))
-                }
+                (from, Incoming::Stopped(Err(trouble))) => troubles.push(format!("rank {from}: {trouble}")),
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),
             }
         }

@@ -61,26 +61,17 @@ struct Named {
 /// # Errors
 /// Everything that is refused.
 pub fn resolve(config: &Config) -> Result<Plan, Refusal> {
-    let named = config
-        .sources
-        .iter()
-        .map(|path| examine(path))
-        .collect::<Result<Vec<_>, _>>()?;
+    let named = config.sources.iter().map(|path| examine(path)).collect::<Result<Vec<_>, _>>()?;
     let notes = named.iter().filter_map(link_note).collect();
     let (root, root_exists, targets) = place(&config.destination, &named)?;
     let plan = Plan {
-        sources: named
-            .iter()
-            .zip(&targets)
-            .map(|(named, target)| source(named, target))
-            .collect(),
+        sources: named.iter().zip(&targets).map(|(named, target)| source(named, target)).collect(),
         singles: (0u16..)
             .zip(&named)
             .filter(|(_, n)| n.single.is_some())
             .filter_map(|(i, n)| Some((i, n.meta.kind?)))
             .collect(),
-        state_dir: (named.len() > 1 || named[0].single.is_none())
-            .then(|| root.join(name_of(STATE_DIR_NAME))),
+        state_dir: (named.len() > 1 || named[0].single.is_none()).then(|| root.join(name_of(STATE_DIR_NAME))),
         manifest: None,
         root,
         root_exists,
@@ -116,10 +107,7 @@ fn examine(given: &Path) -> Result<Named, Refusal> {
     let meta = match Meta::of_path(given, contents) {
         Ok(meta) => meta,
         Err(err) => {
-            return refuse(
-                given,
-                format_args!("cannot use it as a source: {}", err.desc()),
-            );
+            return refuse(given, format_args!("cannot use it as a source: {}", err.desc()));
         }
     };
     let Some(kind) = meta.kind else {
@@ -131,13 +119,7 @@ fn examine(given: &Path) -> Result<Named, Refusal> {
             return refuse(given, format_args!("cannot read the source: {err}"));
         }
         let name = if contents { None } else { own_name };
-        return Ok(Named {
-            given: given.into(),
-            dir,
-            single: None,
-            meta,
-            name,
-        });
+        return Ok(Named { given: given.into(), dir, single: None, meta, name });
     }
     if contents {
         return refuse(given, "ends in a slash, but is not a directory");
@@ -148,17 +130,8 @@ fn examine(given: &Path) -> Result<Named, Refusal> {
     {
         return refuse(given, format_args!("cannot read the source: {err}"));
     }
-    let parent = given
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    Ok(Named {
-        given: given.into(),
-        dir: canonical(parent)?,
-        single: Some(name.clone()),
-        meta,
-        name: Some(name),
-    })
+    let parent = given.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(Named { given: given.into(), dir: canonical(parent)?, single: Some(name.clone()), meta, name: Some(name) })
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, Refusal> {
@@ -167,8 +140,7 @@ fn canonical(path: &Path) -> Result<PathBuf, Refusal> {
 
 /// Who names a link to a directory may have meant the directory: say what happens.
 fn link_note(named: &Named) -> Option<String> {
-    let is_link = named.meta.kind == Some(Kind::Symlink)
-        && fs::metadata(&named.given).is_ok_and(|meta| meta.is_dir());
+    let is_link = named.meta.kind == Some(Kind::Symlink) && fs::metadata(&named.given).is_ok_and(|meta| meta.is_dir());
     is_link.then(|| {
         let path = shown(&named.given);
         format!("{path} is a symbolic link and is copied as one; to copy the directory that it leads to, write {path}/")
@@ -181,16 +153,9 @@ fn place(destination: &Path, named: &[Named]) -> Result<(PathBuf, bool, Vec<RelP
     match fs::metadata(destination) {
         Ok(meta) if meta.is_dir() => {
             let dir = canonical(destination)?;
-            if let [
-                Named {
-                    single: None, name, ..
-                },
-            ] = named
-            {
+            if let [Named { single: None, name, .. }] = named {
                 // the copy of one directory is its own root
-                let root = name
-                    .as_ref()
-                    .map_or(dir.clone(), |name| dir.join(name_of(name)));
+                let root = name.as_ref().map_or(dir.clone(), |name| dir.join(name_of(name)));
                 let exists = match fs::symlink_metadata(&root) {
                     Ok(meta) if meta.is_dir() => true,
                     Ok(_) => {
@@ -201,18 +166,12 @@ fn place(destination: &Path, named: &[Named]) -> Result<(PathBuf, bool, Vec<RelP
                 };
                 return Ok((root, exists, vec![RelPath::root()]));
             }
-            let targets = named
-                .iter()
-                .map(|n| n.name.as_deref().map_or_else(RelPath::root, target))
-                .collect();
+            let targets = named.iter().map(|n| n.name.as_deref().map_or_else(RelPath::root, target)).collect();
             Ok((dir, true, targets))
         }
         Ok(meta) => place_over_file(destination, &meta, named),
         Err(err) if err.kind() == io::ErrorKind::NotFound => place_new(destination, named),
-        Err(err) => refuse(
-            destination,
-            format_args!("cannot use it as the destination: {err}"),
-        ),
+        Err(err) => refuse(destination, format_args!("cannot use it as the destination: {err}")),
     }
 }
 
@@ -225,10 +184,7 @@ fn place_over_file(
         return refuse(destination, "is not a directory; several sources need one");
     }
     if named[0].single.is_none() {
-        return refuse(
-            destination,
-            "is not a directory; a directory cannot be copied onto it",
-        );
+        return refuse(destination, "is not a directory; a directory cannot be copied onto it");
     }
     if !meta.is_file() {
         return refuse(destination, "is neither a file nor a directory");
@@ -237,46 +193,27 @@ fn place_over_file(
     let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else {
         return refuse(destination, "has no directory");
     };
-    Ok((
-        parent.to_path_buf(),
-        true,
-        vec![RelPath::root().join(name.as_bytes())],
-    ))
+    Ok((parent.to_path_buf(), true, vec![RelPath::root().join(name.as_bytes())]))
 }
 
-fn place_new(
-    destination: &Path,
-    named: &[Named],
-) -> Result<(PathBuf, bool, Vec<RelPath>), Refusal> {
+fn place_new(destination: &Path, named: &[Named]) -> Result<(PathBuf, bool, Vec<RelPath>), Refusal> {
     if fs::symlink_metadata(destination).is_ok() {
         return refuse(destination, "is a symbolic link that leads nowhere");
     }
     if named.len() > 1 {
-        return refuse(
-            destination,
-            "does not exist; several sources need an existing directory",
-        );
+        return refuse(destination, "does not exist; several sources need an existing directory");
     }
     let Some(Component::Normal(name)) = destination.components().next_back() else {
         return refuse(destination, "does not exist");
     };
-    let parent = destination
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match fs::metadata(parent) {
         Ok(meta) if meta.is_dir() => {}
         Ok(_) => {
-            return refuse(
-                parent,
-                "is not a directory; the destination's parent must be one",
-            );
+            return refuse(parent, "is not a directory; the destination's parent must be one");
         }
         Err(err) => {
-            return refuse(
-                parent,
-                format_args!("the destination's parent must exist: {err}"),
-            );
+            return refuse(parent, format_args!("the destination's parent must exist: {err}"));
         }
     }
     let parent = canonical(parent)?;
@@ -284,10 +221,7 @@ fn place_new(
         return Ok((parent.join(name), false, vec![RelPath::root()]));
     }
     if destination.as_os_str().as_bytes().ends_with(b"/") {
-        return refuse(
-            destination,
-            "does not exist; make the directory, or leave out the slash",
-        );
+        return refuse(destination, "does not exist; make the directory, or leave out the slash");
     }
     Ok((parent, true, vec![RelPath::root().join(name.as_bytes())]))
 }
@@ -295,15 +229,10 @@ fn place_new(
 /// Two sources must not be one entry of the copy. (Contents of several may meet; that is seen while copying.)
 fn check_targets(named: &[Named], targets: &[RelPath]) -> Result<(), Refusal> {
     for (later, target) in targets.iter().enumerate() {
-        let earlier = targets[..later]
-            .iter()
-            .position(|other| other == target && !target.is_root());
+        let earlier = targets[..later].iter().position(|other| other == target && !target.is_root());
         if let Some(earlier) = earlier {
             let other = shown(&named[earlier].given);
-            return refuse(
-                &named[later].given,
-                format_args!("would be copied to the same place as {other}"),
-            );
+            return refuse(&named[later].given, format_args!("would be copied to the same place as {other}"));
         }
     }
     Ok(())
@@ -317,10 +246,7 @@ fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
         if named.single.is_some() {
             match Meta::of_path(&copy, false) {
                 Ok(there) if (there.dev, there.ino) == (named.meta.dev, named.meta.ino) => {
-                    return refuse(
-                        &named.given,
-                        format_args!("and {} are the same file", shown(&copy)),
-                    );
+                    return refuse(&named.given, format_args!("and {} are the same file", shown(&copy)));
                 }
                 Ok(there) if there.kind == Some(Kind::Dir) => {
                     return refuse(&copy, "is a directory; a file cannot be copied onto it");
@@ -331,50 +257,26 @@ fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
         let there = Meta::of_path(&copy, true).ok();
         let is_source = |meta: &Meta| (meta.dev, meta.ino) == (named.meta.dev, named.meta.ino);
         if copy == named.dir || there.as_ref().is_some_and(is_source) {
-            return refuse(
-                &named.given,
-                format_args!("and {} are the same directory", shown(&copy)),
-            );
+            return refuse(&named.given, format_args!("and {} are the same directory", shown(&copy)));
         }
-        let ancestors = copy
-            .ancestors()
-            .filter_map(|dir| Meta::of_path(dir, true).ok());
-        let within =
-            copy.starts_with(&named.dir) || ancestors.into_iter().any(|meta| is_source(&meta)) || {
-                let sources = mounts
-                    .place(&named.dir)
-                    .into_iter()
-                    .chain(mounts.below(&named.dir));
-                let copy = mounts.place(&copy);
-                sources
-                    .into_iter()
-                    .any(|source| copy.as_ref().is_some_and(|copy| copy.is_within(&source)))
-            };
+        let ancestors = copy.ancestors().filter_map(|dir| Meta::of_path(dir, true).ok());
+        let within = copy.starts_with(&named.dir) || ancestors.into_iter().any(|meta| is_source(&meta)) || {
+            let sources = mounts.place(&named.dir).into_iter().chain(mounts.below(&named.dir));
+            let copy = mounts.place(&copy);
+            sources.into_iter().any(|source| copy.as_ref().is_some_and(|copy| copy.is_within(&source)))
+        };
         if within {
-            return refuse(
-                &copy,
-                format_args!(
-                    "the destination is inside its source {}",
-                    shown(&named.given)
-                ),
-            );
+            return refuse(&copy, format_args!("the destination is inside its source {}", shown(&named.given)));
         }
     }
     Ok(())
 }
 
 fn check_access(plan: &Plan) -> Result<(), Refusal> {
-    let dir = if plan.root_exists {
-        Some(plan.root.as_path())
-    } else {
-        plan.root.parent()
-    };
+    let dir = if plan.root_exists { Some(plan.root.as_path()) } else { plan.root.parent() };
     let dir = dir.unwrap_or(Path::new("/"));
     if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return refuse(
-            dir,
-            format_args!("cannot write to the destination: {}", err.desc()),
-        );
+        return refuse(dir, format_args!("cannot write to the destination: {}", err.desc()));
     }
     if let Some(state_dir) = &plan.state_dir
         && let Ok(meta) = fs::symlink_metadata(state_dir)
@@ -387,31 +289,18 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
 
 fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusal> {
     let Some(wanted) = &config.manifest else {
-        return Ok(plan
-            .state_dir
-            .as_ref()
-            .map(|dir| dir.join("manifest.jsonl")));
+        return Ok(plan.state_dir.as_ref().map(|dir| dir.join("manifest.jsonl")));
     };
     let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
         return refuse(wanted, "--manifest needs the name of a file");
     };
-    let parent = canonical(if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    })?;
+    let parent = canonical(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
     let path = parent.join(name);
     if path.is_dir() {
-        return refuse(
-            wanted,
-            "--manifest needs the name of a file, and this is a directory",
-        );
+        return refuse(wanted, "--manifest needs the name of a file, and this is a directory");
     }
     if let Err(err) = eaccess(&parent, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return refuse(
-            &parent,
-            format_args!("cannot write the manifest there: {}", err.desc()),
-        );
+        return refuse(&parent, format_args!("cannot write the manifest there: {}", err.desc()));
     }
     Ok(Some(path))
 }

@@ -125,40 +125,17 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
     /// Copy these entries of one directory.
-    Entries {
-        source: u16,
-        dir: RelPath,
-        names: Names,
-    },
+    Entries { source: u16, dir: RelPath, names: Names },
     /// Copy one entry that has several names, or that cannot be linked.
-    Owner {
-        source: u16,
-        path: RelPath,
-        kind: Kind,
-        attempt: u8,
-        unlinkable: bool,
-    },
+    Owner { source: u16, path: RelPath, kind: Kind, attempt: u8, unlinkable: bool },
     /// Copy one range of a file whose destination is there.
     Range { file: LargeFile, index: u64 },
     /// All ranges are there: metadata, then the final name.
-    FinishFile {
-        file: LargeFile,
-        digest: Option<Digest>,
-        attempt: u8,
-    },
+    FinishFile { file: LargeFile, digest: Option<Digest>, attempt: u8 },
     /// Remove what was written of the file; with a failure, record that.
-    Abandon {
-        file: LargeFile,
-        failure: Option<Failure>,
-    },
+    Abandon { file: LargeFile, failure: Option<Failure> },
     /// Give further names to an entry that was copied.
-    Links {
-        source: u16,
-        owner: RelPath,
-        kind: Kind,
-        facts: Box<Facts>,
-        paths: Vec<RelPath>,
-    },
+    Links { source: u16, owner: RelPath, kind: Kind, facts: Box<Facts>, paths: Vec<RelPath> },
     /// Set the metadata of directories whose entries have all ended.
     FinishDirs { source: u16, dirs: Vec<FinishedDir> },
 }
@@ -219,13 +196,7 @@ pub enum Returned {
     /// A file above the range length; its destination is made, at its final length.
     Large(LargeFile),
     /// An entry with several names (`names` of them): one is copied, the others are linked to it.
-    Linked {
-        path: RelPath,
-        kind: Kind,
-        id: LinkId,
-        identity: Identity,
-        names: u64,
-    },
+    Linked { path: RelPath, kind: Kind, id: LinkId, identity: Identity, names: u64 },
     /// A further name that the destination cannot link: it is copied on its own.
     Unlinkable { path: RelPath, kind: Kind },
 }
@@ -262,13 +233,8 @@ impl Message {
     /// # Errors
     /// [`FrameError::TooLong`] when it would be longer than a receiver takes.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        let frame =
-            postcard::to_extend(self, vec![PROTOCOL_VERSION]).map_err(FrameError::Damaged)?;
-        if frame.len() > MAX_FRAME_LEN {
-            Err(FrameError::TooLong(frame.len()))
-        } else {
-            Ok(frame)
-        }
+        let frame = postcard::to_extend(self, vec![PROTOCOL_VERSION]).map_err(FrameError::Damaged)?;
+        if frame.len() > MAX_FRAME_LEN { Err(FrameError::TooLong(frame.len())) } else { Ok(frame) }
     }
 
     /// The message of a frame.

@@ -61,9 +61,7 @@ impl Names {
     /// The names and their types, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Kind)> {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|&(end, _)| end as usize));
-        starts
-            .zip(&self.ends)
-            .map(|(start, &(end, kind))| (&self.bytes[start..end as usize], kind))
+        starts.zip(&self.ends).map(|(start, &(end, kind))| (&self.bytes[start..end as usize], kind))
     }
 
     /// Takes the first `count` names out, or all when there are fewer.
@@ -71,23 +69,13 @@ impl Names {
         if count >= self.len() {
             return std::mem::take(self);
         }
-        let cut = if count == 0 {
-            0
-        } else {
-            self.ends[count - 1].0
-        };
+        let cut = if count == 0 { 0 } else { self.ends[count - 1].0 };
         let rest_bytes = self.bytes.split_off(cut as usize);
         let mut rest_ends = self.ends.split_off(count);
         for (end, _) in &mut rest_ends {
             *end -= cut;
         }
-        std::mem::replace(
-            self,
-            Self {
-                bytes: rest_bytes,
-                ends: rest_ends,
-            },
-        )
+        std::mem::replace(self, Self { bytes: rest_bytes, ends: rest_ends })
     }
 }
 
@@ -103,22 +91,12 @@ impl TryFrom<Packed> for Names {
             }
             start = end as usize;
         }
-        if start == packed.bytes.len() {
-            Ok(Self {
-                bytes: packed.bytes,
-                ends: packed.ends,
-            })
-        } else {
-            Err(NamesError)
-        }
+        if start == packed.bytes.len() { Ok(Self { bytes: packed.bytes, ends: packed.ends }) } else { Err(NamesError) }
     }
 }
 
 impl From<Names> for Packed {
     fn from(names: Names) -> Self {
-        Self {
-            bytes: names.bytes,
-            ends: names.ends,
-        }
+        Self { bytes: names.bytes, ends: names.ends }
     }
 }

@@ -6,16 +6,12 @@ use super::*;
 use crate::types::{Op, Side, Timestamp};
 
 fn path() -> impl Strategy<Value = RelPath> {
-    prop::collection::vec(name(), 0..5).prop_map(|names| {
-        names
-            .iter()
-            .fold(RelPath::root(), |path, name| path.join(name))
-    })
+    prop::collection::vec(name(), 0..5)
+        .prop_map(|names| names.iter().fold(RelPath::root(), |path, name| path.join(name)))
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(any::<u8>(), 1..40)
-        .prop_filter("a name", |name| crate::types::is_name(name))
+    prop::collection::vec(any::<u8>(), 1..40).prop_filter("a name", |name| crate::types::is_name(name))
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -31,20 +27,9 @@ fn kind() -> impl Strategy<Value = Kind> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
-    (
-        prop::sample::select(vec![Op::Open, Op::Read, Op::Changed, Op::Conflict]),
-        any::<bool>(),
-        any::<i32>(),
+    (prop::sample::select(vec![Op::Open, Op::Read, Op::Changed, Op::Conflict]), any::<bool>(), any::<i32>()).prop_map(
+        |(op, source, errno)| Failure { op, side: if source { Side::Source } else { Side::Destination }, errno },
     )
-        .prop_map(|(op, source, errno)| Failure {
-            op,
-            side: if source {
-                Side::Source
-            } else {
-                Side::Destination
-            },
-            errno,
-        })
 }
 
 fn time() -> impl Strategy<Value = Timestamp> {
@@ -52,20 +37,14 @@ fn time() -> impl Strategy<Value = Timestamp> {
 }
 
 fn large() -> impl Strategy<Value = LargeFile> {
-    (
-        any::<u16>(),
-        path(),
-        any::<u64>(),
-        time(),
-        time(),
-        any::<bool>(),
-    )
-        .prop_map(|(source, path, size, mtime, ctime, sparse)| LargeFile {
+    (any::<u16>(), path(), any::<u64>(), time(), time(), any::<bool>()).prop_map(
+        |(source, path, size, mtime, ctime, sparse)| LargeFile {
             source,
             path,
             identity: Identity { size, mtime, ctime },
             sparse,
-        })
+        },
+    )
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -78,20 +57,18 @@ fn facts() -> impl Strategy<Value = Facts> {
         any::<Option<Digest>>(),
         any::<Option<(u32, u32)>>(),
     )
-        .prop_map(
-            |(size, mode, [uid, gid], mtime, target, digest, rdev)| Facts {
-                size,
-                mode,
-                uid,
-                gid,
-                mtime,
-                target,
-                digest,
-                rdev,
-                hardlink: None,
-                unkept: Default::default(),
-            },
-        )
+        .prop_map(|(size, mode, [uid, gid], mtime, target, digest, rdev)| Facts {
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            target,
+            digest,
+            rdev,
+            hardlink: None,
+            unkept: Default::default(),
+        })
 }
 
 fn names() -> impl Strategy<Value = Names> {
@@ -106,72 +83,32 @@ fn names() -> impl Strategy<Value = Names> {
 
 fn task() -> impl Strategy<Value = Task> {
     prop_oneof![
-        (any::<u16>(), path(), names()).prop_map(|(source, dir, names)| Task::Entries {
-            source,
-            dir,
-            names
-        }),
+        (any::<u16>(), path(), names()).prop_map(|(source, dir, names)| Task::Entries { source, dir, names }),
         (any::<u16>(), path(), kind(), any::<u8>(), any::<bool>()).prop_map(
-            |(source, path, kind, attempt, unlinkable)| Task::Owner {
-                source,
-                path,
-                kind,
-                attempt,
-                unlinkable
-            }
+            |(source, path, kind, attempt, unlinkable)| Task::Owner { source, path, kind, attempt, unlinkable }
         ),
         (large(), any::<u64>()).prop_map(|(file, index)| Task::Range { file, index }),
-        (large(), any::<Option<Digest>>(), any::<u8>()).prop_map(|(file, digest, attempt)| {
-            Task::FinishFile {
-                file,
-                digest,
-                attempt,
-            }
-        }),
-        (large(), prop::option::of(failure()))
-            .prop_map(|(file, failure)| Task::Abandon { file, failure }),
-        (
-            any::<u16>(),
-            path(),
-            kind(),
-            facts(),
-            prop::collection::vec(path(), 0..9)
-        )
-            .prop_map(|(source, owner, kind, facts, paths)| Task::Links {
-                source,
-                owner,
-                kind,
-                facts: Box::new(facts),
-                paths
-            }),
-        (
-            any::<u16>(),
-            prop::collection::vec((path(), prop::option::of(failure())), 0..9)
-        )
-            .prop_map(|(source, dirs)| {
-                let dirs = dirs
-                    .into_iter()
-                    .map(|(path, failure)| FinishedDir { path, failure })
-                    .collect();
+        (large(), any::<Option<Digest>>(), any::<u8>())
+            .prop_map(|(file, digest, attempt)| { Task::FinishFile { file, digest, attempt } }),
+        (large(), prop::option::of(failure())).prop_map(|(file, failure)| Task::Abandon { file, failure }),
+        (any::<u16>(), path(), kind(), facts(), prop::collection::vec(path(), 0..9)).prop_map(
+            |(source, owner, kind, facts, paths)| Task::Links { source, owner, kind, facts: Box::new(facts), paths }
+        ),
+        (any::<u16>(), prop::collection::vec((path(), prop::option::of(failure())), 0..9)).prop_map(
+            |(source, dirs)| {
+                let dirs = dirs.into_iter().map(|(path, failure)| FinishedDir { path, failure }).collect();
                 Task::FinishDirs { source, dirs }
-            }),
+            }
+        ),
     ]
 }
 
 fn returned() -> impl Strategy<Value = Returned> {
     prop_oneof![
         large().prop_map(Returned::Large),
-        (path(), kind(), any::<[u64; 2]>(), large(), any::<u64>()).prop_map(
-            |(path, kind, [dev, ino], file, names)| {
-                Returned::Linked {
-                    path,
-                    kind,
-                    id: LinkId { dev, ino },
-                    identity: file.identity,
-                    names,
-                }
-            }
-        ),
+        (path(), kind(), any::<[u64; 2]>(), large(), any::<u64>()).prop_map(|(path, kind, [dev, ino], file, names)| {
+            Returned::Linked { path, kind, id: LinkId { dev, ino }, identity: file.identity, names }
+        }),
         (path(), kind()).prop_map(|(path, kind)| Returned::Unlinkable { path, kind }),
     ]
 }
@@ -190,46 +127,24 @@ fn result() -> impl Strategy<Value = TaskResult> {
 }
 
 fn job() -> impl Strategy<Value = Job> {
-    (
-        any::<u64>(),
-        path(),
-        any::<Option<Vec<u8>>>(),
-        any::<Option<usize>>(),
-        any::<u64>(),
-    )
-        .prop_map(|(id, target, single, threads, range_len)| Job {
+    (any::<u64>(), path(), any::<Option<Vec<u8>>>(), any::<Option<usize>>(), any::<u64>()).prop_map(
+        |(id, target, single, threads, range_len)| Job {
             id,
-            sources: vec![Source {
-                dir: b"/s".to_vec(),
-                single: single.clone(),
-                target,
-                file_system: id,
-            }],
+            sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
             state_dir: single,
-            tuning: Tuning {
-                range_len,
-                block_len: 4096,
-                threads,
-                direct: Direct::Auto,
-                digest: true,
-            },
-        })
+            tuning: Tuning { range_len, block_len: 4096, threads, direct: Direct::Auto, digest: true },
+        },
+    )
 }
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         Just(Message::Begin(Err(()))),
         job().prop_map(|job| Message::Begin(Ok(Box::new(job)))),
-        (".*", any::<u32>(), any::<Option<String>>()).prop_map(|(host, threads, trouble)| {
-            Message::Hello(Hello {
-                host,
-                threads,
-                trouble,
-            })
-        }),
-        (any::<u64>(), prop::collection::vec(task(), 0..3))
-            .prop_map(|(id, tasks)| Message::Work { id, tasks }),
+        (".*", any::<u32>(), any::<Option<String>>())
+            .prop_map(|(host, threads, trouble)| { Message::Hello(Hello { host, threads, trouble }) }),
+        (any::<u64>(), prop::collection::vec(task(), 0..3)).prop_map(|(id, tasks)| Message::Work { id, tasks }),
         (
             any::<u64>(),
             prop::collection::vec(result(), 0..3),
@@ -238,21 +153,12 @@ fn message() -> impl Strategy<Value = Message> {
             prop::collection::vec((path(), failure()), 0..5)
         )
             .prop_map(|(id, results, bytes_moved, ended, failures)| {
-                Message::Report(Report {
-                    id,
-                    results,
-                    bytes_moved,
-                    ended: Stats::from_array(ended),
-                    failures,
-                })
+                Message::Report(Report { id, results, bytes_moved, ended: Stats::from_array(ended), failures })
             }),
         Just(Message::Stop),
         prop_oneof![Just(Ok(())), ".*".prop_map(Err)].prop_map(Message::Stopped),
         Just(Message::WantRecords),
-        (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, last)| Message::Records {
-            records: Records(bytes),
-            last
-        }),
+        (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, last)| Message::Records { records: Records(bytes), last }),
         Just(Message::Bye),
     ]
 }
@@ -307,10 +213,7 @@ proptest! {
 
 #[test]
 fn an_oversized_frame_is_refused_on_both_sides() {
-    let message = Message::Records {
-        records: Records(vec![0; MAX_FRAME_LEN]),
-        last: false,
-    };
+    let message = Message::Records { records: Records(vec![0; MAX_FRAME_LEN]), last: false };
     assert!(matches!(message.encode(), Err(FrameError::TooLong(len)) if len > MAX_FRAME_LEN));
     assert_eq!(
         Message::decode(&vec![PROTOCOL_VERSION; MAX_FRAME_LEN + 1]),
@@ -321,19 +224,10 @@ fn an_oversized_frame_is_refused_on_both_sides() {
 
 #[test]
 fn a_path_that_leaves_the_root_is_refused_in_a_message() {
-    let dirs = vec![FinishedDir {
-        path: RelPath::root().join(b"ab"),
-        failure: None,
-    }];
-    let good = Message::Work {
-        id: 1,
-        tasks: vec![Task::FinishDirs { source: 0, dirs }],
-    };
+    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), failure: None }];
+    let good = Message::Work { id: 1, tasks: vec![Task::FinishDirs { source: 0, dirs }] };
     let frame = good.encode().expect("a small message");
-    let at = frame
-        .windows(2)
-        .position(|two| two == b"ab")
-        .expect("the name is in the frame");
+    let at = frame.windows(2).position(|two| two == b"ab").expect("the name is in the frame");
     let mut bad = frame.clone();
     bad[at..at + 2].copy_from_slice(b"..");
     assert!(matches!(Message::decode(&bad), Err(FrameError::Damaged(_))));

@@ -52,11 +52,7 @@ impl Merged {
     /// A stream cannot be read.
     pub(super) fn new(streams: Vec<Stream>) -> io::Result<Self> {
         let heads = streams.iter().map(|_| None).collect();
-        let mut merged = Self {
-            streams,
-            heads,
-            order: BinaryHeap::new(),
-        };
+        let mut merged = Self { streams, heads, order: BinaryHeap::new() };
         for index in 0..merged.streams.len() {
             merged.advance(index)?;
         }
@@ -77,9 +73,7 @@ impl Iterator for Merged {
 
     fn next(&mut self) -> Option<io::Result<Record>> {
         let Reverse((_, index)) = self.order.pop()?;
-        let record = self.heads[index]
-            .take()
-            .expect("a stream in the heap has a head");
+        let record = self.heads[index].take().expect("a stream in the heap has a head");
         Some(self.advance(index).map(|()| record))
     }
 }

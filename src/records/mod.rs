@@ -100,22 +100,13 @@ impl Recorder {
             return Ok(());
         }
         let runs = std::mem::take(&mut self.levels[level]);
-        let streams = runs
-            .iter()
-            .map(|run| Stream::run(run))
-            .collect::<io::Result<Vec<_>>>()?;
+        let streams = runs.iter().map(|run| Stream::run(run)).collect::<io::Result<Vec<_>>>()?;
         let merged = self.write_run(Merged::new(streams)?)?;
         self.add_run(level + 1, merged)
     }
 
-    fn write_run(
-        &mut self,
-        records: impl Iterator<Item = io::Result<Record>>,
-    ) -> io::Result<PathBuf> {
-        let (dir, prefix) = self
-            .place
-            .as_ref()
-            .expect("runs are written only where there is a place");
+    fn write_run(&mut self, records: impl Iterator<Item = io::Result<Record>>) -> io::Result<PathBuf> {
+        let (dir, prefix) = self.place.as_ref().expect("runs are written only where there is a place");
         let path = dir.join(format!("{prefix}.{}", self.runs_made));
         self.runs_made += 1;
         let mut run = BufWriter::with_capacity(1 << 20, File::create_new(&path)?);
@@ -139,8 +130,7 @@ fn weight(record: &Record) -> usize {
 pub fn encode(record: &Record, into: &mut Vec<u8>) {
     let start = into.len();
     into.extend_from_slice(&[0; 4]);
-    let mut grown = postcard::to_extend(record, std::mem::take(into))
-        .expect("a record always encodes into memory");
+    let mut grown = postcard::to_extend(record, std::mem::take(into)).expect("a record always encodes into memory");
     let len = u32::try_from(grown.len() - start - 4).expect("a path is far below 4 GiB");
     grown[start..start + 4].copy_from_slice(&len.to_le_bytes());
     *into = grown;
@@ -169,16 +159,11 @@ fn decode(from: &mut impl Read) -> io::Result<Option<Record>> {
     }
     let len = u32::from_le_bytes(len);
     if len > LONGEST {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a record of {len} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a record of {len} bytes")));
     }
     let mut encoded = vec![0; len as usize];
     from.read_exact(&mut encoded)?;
-    postcard::from_bytes(&encoded)
-        .map(Some)
-        .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+    postcard::from_bytes(&encoded).map(Some).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
 }
 
 type RunReader = BufReader<File>;
@@ -191,16 +176,8 @@ mod tests {
     fn record(n: u32) -> Record {
         // spread, so that runs interleave
         let name = format!("{:08x}", n.wrapping_mul(0x9e37_79b1));
-        let failure = Failure {
-            op: Op::Read,
-            side: Side::Source,
-            errno: 5,
-        };
-        Record {
-            path: RelPath::root().join(name.as_bytes()),
-            kind: Kind::File,
-            outcome: Outcome::Failed(failure),
-        }
+        let failure = Failure { op: Op::Read, side: Side::Source, errno: 5 };
+        Record { path: RelPath::root().join(name.as_bytes()), kind: Kind::File, outcome: Outcome::Failed(failure) }
     }
 
     #[test]
@@ -210,13 +187,7 @@ mod tests {
         let all: u32 = 2_000_000;
         for start in (0..all).step_by(10_000) {
             recorder
-                .extend(
-                    (start..start + 10_000).map(record).collect(),
-                    &Stats {
-                        errors: 10_000,
-                        ..Stats::default()
-                    },
-                )
+                .extend((start..start + 10_000).map(record).collect(), &Stats { errors: 10_000, ..Stats::default() })
                 .expect("kept");
         }
         assert!(recorder.levels.len() >= 2, "enough for a second level");
@@ -225,10 +196,7 @@ mod tests {
         let mut count = 0;
         for record in recorder.into_sorted().expect("opened") {
             let path = record.expect("read").path;
-            assert!(
-                last.as_ref().is_none_or(|last| last < &path),
-                "{last:?} {path:?}"
-            );
+            assert!(last.as_ref().is_none_or(|last| last < &path), "{last:?} {path:?}");
             last = Some(path);
             count += 1;
         }
@@ -244,10 +212,7 @@ mod tests {
         assert_eq!(decode_all(&bytes).expect("whole"), [record(1), record(2)]);
         for cut in 1..bytes.len() {
             let decoded = decode_all(&bytes[..cut]);
-            assert!(
-                decoded.is_err() || decoded.expect("whole").len() == 1,
-                "cut at {cut}"
-            );
+            assert!(decoded.is_err() || decoded.expect("whole").len() == 1, "cut at {cut}");
         }
     }
 }

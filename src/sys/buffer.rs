@@ -19,14 +19,10 @@ impl Buffer {
     /// Zeroed memory of `len` bytes, rounded up to the alignment; at least one unit of it.
     pub fn new(len: usize) -> Self {
         let len = len.max(1).next_multiple_of(Self::ALIGN);
-        let layout = Layout::from_size_align(len, Self::ALIGN)
-            .expect("a block is far below half the address space");
+        let layout = Layout::from_size_align(len, Self::ALIGN).expect("a block is far below half the address space");
         // SAFETY: the layout has a size of at least one page.
         let start = unsafe { alloc_zeroed(layout) };
-        Self {
-            start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)),
-            layout,
-        }
+        Self { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), layout }
     }
 }
 

@@ -16,11 +16,8 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::Meta;
 use crate::types::{Kind, RelPath};
 
-const DIR_FLAGS: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_CLOEXEC)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY);
+const DIR_FLAGS: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 /// Opens a directory that the user named, through symbolic links.
 ///
@@ -68,11 +65,7 @@ impl DirCache {
 
     /// Paths will be relative to `root`.
     pub fn new(root: Arc<OwnedFd>) -> Self {
-        Self {
-            root,
-            open: HashMap::new(),
-            clock: 0,
-        }
+        Self { root, open: HashMap::new(), clock: 0 }
     }
 
     /// The directory at `path`.
@@ -112,11 +105,7 @@ impl DirCache {
 
     fn keep(&mut self, path: RelPath, fd: &Arc<OwnedFd>) {
         if self.open.len() >= Self::CAPACITY {
-            let oldest = self
-                .open
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(path, _)| path.clone());
+            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
             if let Some(oldest) = oldest {
                 self.open.remove(&oldest);
             }
@@ -141,10 +130,7 @@ pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>)) -> Result<(), Errno>
     while let Some((name, d_type)) = stream.next()? {
         let name = name.to_bytes();
         if name != b"." && name != b".." {
-            each(Listed {
-                name,
-                kind: kind_of_d_type(d_type),
-            });
+            each(Listed { name, kind: kind_of_d_type(d_type) });
         }
     }
     Ok(())
@@ -192,9 +178,7 @@ impl Stream {
         }
         // SAFETY: readdir64 returned an entry, whose name ends in NUL and which lives until the
         // next call on this stream; the caller drops the name before that.
-        Ok(Some(unsafe {
-            (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type)
-        }))
+        Ok(Some(unsafe { (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type) }))
     }
 }
 
@@ -244,28 +228,16 @@ mod tests {
         let base = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(base.path().join("file"), "x").expect("written");
         std::fs::create_dir(base.path().join("dir")).expect("made");
-        std::fs::write(
-            base.path().join(std::ffi::OsStr::from_bytes(b"\xff\n")),
-            "x",
-        )
-        .expect("written");
+        std::fs::write(base.path().join(std::ffi::OsStr::from_bytes(b"\xff\n")), "x").expect("written");
         let mut seen = Vec::new();
-        list(open_root(base.path()).expect("opens"), |entry| {
-            seen.push((entry.name.to_vec(), entry.kind))
-        })
-        .expect("lists");
+        list(open_root(base.path()).expect("opens"), |entry| seen.push((entry.name.to_vec(), entry.kind)))
+            .expect("lists");
         seen.sort_by(|a, b| a.0.cmp(&b.0));
         let kinds = [Some(Kind::Dir), Some(Kind::File), Some(Kind::File)];
         assert_eq!(
-            seen.iter()
-                .map(|(name, _)| name.as_slice())
-                .collect::<Vec<_>>(),
+            seen.iter().map(|(name, _)| name.as_slice()).collect::<Vec<_>>(),
             [b"dir".as_slice(), b"file", b"\xff\n"]
         );
-        assert!(
-            seen.iter()
-                .zip(kinds)
-                .all(|((_, kind), expected)| kind.is_none() || *kind == expected)
-        );
+        assert!(seen.iter().zip(kinds).all(|((_, kind), expected)| kind.is_none() || *kind == expected));
     }
 }

@@ -14,10 +14,7 @@ use nix::unistd::{UnlinkatFlags, Whence, fsync, ftruncate, lseek64, syncfs, unli
 use super::Buffer;
 
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
-const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW
-    .union(OFlag::O_CLOEXEC)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY);
+const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 /// Opens a file for reading.
 ///
@@ -40,12 +37,7 @@ pub fn open_write(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// Those of open(2).
 pub fn create_new(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
-    openat(
-        dir,
-        name,
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | FILE_FLAGS,
-        Mode::from_bits_truncate(mode),
-    )
+    openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | FILE_FLAGS, Mode::from_bits_truncate(mode))
 }
 
 /// Sets the length in bytes; what is beyond the old one is a hole.
@@ -156,29 +148,15 @@ struct Direct {
 impl End {
     /// Through the page cache only.
     pub fn buffered(plain: OwnedFd) -> Self {
-        Self {
-            plain,
-            direct: None,
-        }
+        Self { plain, direct: None }
     }
 
     /// With a second, direct descriptor of the same file, opened by its name: DAOS's interception
     /// gives up on a descriptor whose flags are changed. A file system that refuses, or a name
     /// that leads elsewhere by now, leaves the page cache.
     pub fn direct(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], write: bool) -> Self {
-        let access = if write {
-            OFlag::O_WRONLY
-        } else {
-            OFlag::O_RDONLY
-        };
-        let direct = openat(
-            dir,
-            name,
-            access | OFlag::O_DIRECT | FILE_FLAGS,
-            Mode::empty(),
-        )
-        .ok()
-        .and_then(|fd| {
+        let access = if write { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
+        let direct = openat(dir, name, access | OFlag::O_DIRECT | FILE_FLAGS, Mode::empty()).ok().and_then(|fd| {
             let align = direct_alignment(fd.as_fd())?;
             let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
             ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align })
@@ -198,11 +176,7 @@ impl End {
     /// Those of pread(2); interruptions and short reads are handled here.
     pub fn read(&mut self, buffer: &mut Buffer, len: usize, offset: u64) -> Result<usize, Errno> {
         let mut got = 0;
-        if let Some(direct) = self
-            .direct
-            .as_ref()
-            .filter(|direct| is_aligned(offset, direct.align))
-        {
+        if let Some(direct) = self.direct.as_ref().filter(|direct| is_aligned(offset, direct.align)) {
             let (fd, align) = (&direct.fd, direct.align);
             let whole = len.next_multiple_of(align);
             while got < len && got.is_multiple_of(align) {
@@ -219,13 +193,7 @@ impl End {
             got = got.min(len);
         }
         while got < len {
-            match retry(|| {
-                pread(
-                    &self.plain,
-                    &mut buffer[got..len],
-                    file_offset(offset, got)?,
-                )
-            })? {
+            match retry(|| pread(&self.plain, &mut buffer[got..len], file_offset(offset, got)?))? {
                 0 => break,
                 n => got += n,
             }
@@ -239,11 +207,7 @@ impl End {
     /// Those of pwrite(2); interruptions and short writes are handled here.
     pub fn write(&mut self, buffer: &Buffer, len: usize, offset: u64) -> Result<(), Errno> {
         let mut done = 0;
-        if let Some(direct) = self
-            .direct
-            .as_ref()
-            .filter(|direct| is_aligned(offset, direct.align))
-        {
+        if let Some(direct) = self.direct.as_ref().filter(|direct| is_aligned(offset, direct.align)) {
             let (fd, align) = (&direct.fd, direct.align);
             let whole = len - len % align;
             while done < whole && done.is_multiple_of(align) {
@@ -283,15 +247,8 @@ fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
     // SAFETY: an all-zero statx is a valid value of the plain C struct.
     let mut st: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty string ended by NUL, `st` is writable, the descriptor is open.
-    let failed = unsafe {
-        libc::statx(
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &mut st,
-        )
-    };
+    let failed =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut st) };
     if failed != 0 || st.stx_mask & libc::STATX_DIOALIGN == 0 {
         return Some(Buffer::ALIGN);
     }
@@ -339,21 +296,14 @@ mod tests {
                 let from = open_read(dir.as_fd(), b"a").expect("opens");
                 let to = create_new(dir.as_fd(), b"b", 0o600).expect("created");
                 let (mut from, mut to) = if direct {
-                    (
-                        End::direct(from, dir.as_fd(), b"a", false),
-                        End::direct(to, dir.as_fd(), b"b", true),
-                    )
+                    (End::direct(from, dir.as_fd(), b"a", false), End::direct(to, dir.as_fd(), b"b", true))
                 } else {
                     (End::buffered(from), End::buffered(to))
                 };
                 assert_eq!(from.read(&mut buffer, len, 0), Ok(len));
                 to.write(&buffer, len, 0).expect("written");
                 to.close().expect("closed");
-                assert_eq!(
-                    fs::read(base.path().join("b")).expect("read"),
-                    data,
-                    "{len} direct {direct}"
-                );
+                assert_eq!(fs::read(base.path().join("b")).expect("read"), data, "{len} direct {direct}");
             }
         }
     }
@@ -367,10 +317,7 @@ mod tests {
         let from = open_read(dir.as_fd(), b"a").expect("opens");
         assert_eq!(End::buffered(from).read(&mut buffer, 9000, 0), Ok(5000));
         let from = open_read(dir.as_fd(), b"a").expect("opens");
-        assert_eq!(
-            End::direct(from, dir.as_fd(), b"a", false).read(&mut buffer, 9000, 4096),
-            Ok(904)
-        );
+        assert_eq!(End::direct(from, dir.as_fd(), b"a", false).read(&mut buffer, 9000, 4096), Ok(904));
     }
 
     #[test]
@@ -379,10 +326,7 @@ mod tests {
         file.set_len(10 << 20).expect("sized");
         file.write_all_at(&[1; 10], (5 << 20) + 7).expect("written");
         let (start, stop) = next_data(file.as_fd(), 0, 10 << 20).expect("sought");
-        assert!(
-            start <= (5 << 20) + 7 && stop >= (5 << 20) + 17,
-            "{start} {stop}"
-        );
+        assert!(start <= (5 << 20) + 7 && stop >= (5 << 20) + 17, "{start} {stop}");
         assert_eq!(next_data(file.as_fd(), 0, 4096).expect("sought").1, 4096);
     }
 
@@ -394,9 +338,6 @@ mod tests {
         std::os::unix::fs::symlink("fifo", base.path().join("link")).expect("linked");
         assert!(open_read(dir.as_fd(), b"fifo").is_ok());
         assert_eq!(open_read(dir.as_fd(), b"link").map(drop), Err(Errno::ELOOP));
-        assert_eq!(
-            create_new(dir.as_fd(), b"link", 0o600).map(drop),
-            Err(Errno::EEXIST)
-        );
+        assert_eq!(create_new(dir.as_fd(), b"link", 0o600).map(drop), Err(Errno::EEXIST));
     }
 }

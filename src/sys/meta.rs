@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
-    futimens, lstat, major, minor, mknodat, stat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, lstat, major,
+    minor, mknodat, stat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
@@ -49,11 +49,7 @@ impl Meta {
     /// # Errors
     /// Those of fstatat(2).
     pub fn at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
-        Ok(Self::from(fstatat(
-            dir,
-            name,
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?))
+        Ok(Self::from(fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?))
     }
 
     /// Of a path that the user named; of what a symbolic link leads to, if `follow`.
@@ -66,11 +62,7 @@ impl Meta {
 
     /// What must not change while the file is read.
     pub fn identity(&self) -> Identity {
-        Identity {
-            size: self.size,
-            mtime: self.mtime,
-            ctime: self.ctime,
-        }
+        Identity { size: self.size, mtime: self.mtime, ctime: self.ctime }
     }
 
     /// Whether it occupies fewer blocks than its length needs.
@@ -87,10 +79,7 @@ impl Meta {
 
 impl From<FileStat> for Meta {
     fn from(st: FileStat) -> Self {
-        let time = |sec, nsec: i64| Timestamp {
-            sec,
-            nsec: u32::try_from(nsec).unwrap_or(0),
-        };
+        let time = |sec, nsec: i64| Timestamp { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
         Self {
             kind: match SFlag::from_bits_truncate(st.st_mode & libc::S_IFMT) {
                 SFlag::S_IFREG => Some(Kind::File),
@@ -130,11 +119,7 @@ pub struct Owner {
 /// # Errors
 /// Those of fchown(2).
 pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
-    fchown(
-        fd,
-        owner.uid.map(Uid::from_raw),
-        owner.gid.map(Gid::from_raw),
-    )
+    fchown(fd, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw))
 }
 
 /// Sets the owner of a name, of a symbolic link itself.
@@ -142,13 +127,7 @@ pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
 /// # Errors
 /// Those of fchownat(2).
 pub fn set_owner_at(dir: BorrowedFd<'_>, name: &[u8], owner: Owner) -> Result<(), Errno> {
-    fchownat(
-        dir,
-        name,
-        owner.uid.map(Uid::from_raw),
-        owner.gid.map(Gid::from_raw),
-        AtFlags::AT_SYMLINK_NOFOLLOW,
-    )
+    fchownat(dir, name, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw), AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Sets permission bits (below 0o10000) of an open file.
@@ -164,12 +143,7 @@ pub fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
 /// # Errors
 /// Those of fchmodat(2).
 pub fn set_mode_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
-    fchmodat(
-        dir,
-        name,
-        Mode::from_bits_truncate(mode),
-        FchmodatFlags::NoFollowSymlink,
-    )
+    fchmodat(dir, name, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)
 }
 
 /// Sets access and modification time of an open file.
@@ -184,19 +158,8 @@ pub fn set_times(fd: BorrowedFd<'_>, atime: Timestamp, mtime: Timestamp) -> Resu
 ///
 /// # Errors
 /// Those of utimensat(2).
-pub fn set_times_at(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    atime: Timestamp,
-    mtime: Timestamp,
-) -> Result<(), Errno> {
-    utimensat(
-        dir,
-        name,
-        &time_spec(atime),
-        &time_spec(mtime),
-        UtimensatFlags::NoFollowSymlink,
-    )
+pub fn set_times_at(dir: BorrowedFd<'_>, name: &[u8], atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
+    utimensat(dir, name, &time_spec(atime), &time_spec(mtime), UtimensatFlags::NoFollowSymlink)
 }
 
 fn time_spec(time: Timestamp) -> TimeSpec {

@@ -15,12 +15,12 @@ mod xattr;
 pub use buffer::Buffer;
 pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root};
 pub use file::{
-    End, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len,
-    sync_file, sync_file_system, syncfs_reaches,
+    End, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len, sync_file,
+    sync_file_system, syncfs_reaches,
 };
 pub use meta::{
-    Meta, Owner, link, make_node, make_symlink, read_link, set_mode, set_mode_at, set_owner,
-    set_owner_at, set_times, set_times_at,
+    Meta, Owner, link, make_node, make_symlink, read_link, set_mode, set_mode_at, set_owner, set_owner_at, set_times,
+    set_times_at,
 };
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;

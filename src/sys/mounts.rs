@@ -39,39 +39,23 @@ impl Mounts {
         let mounts = text.lines().filter_map(|line| {
             let mut words = line.split(' ').skip(2);
             let (device, root, point) = (words.next()?, words.next()?, words.next()?);
-            Some(Mount {
-                device: device.into(),
-                root: unescape(root),
-                point: unescape(point),
-            })
+            Some(Mount { device: device.into(), root: unescape(root), point: unescape(point) })
         });
         Self(mounts.collect())
     }
 
     /// Where a canonical path lies. The last mount on a point hides the earlier ones.
     pub fn place(&self, path: &Path) -> Option<Place> {
-        let mount = self
-            .0
-            .iter()
-            .filter(|m| path.starts_with(&m.point))
-            .max_by_key(|m| m.point.components().count())?;
+        let mount =
+            self.0.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())?;
         let below = path.strip_prefix(&mount.point).ok()?;
-        Some(Place {
-            device: mount.device.clone(),
-            path: mount.root.join(below),
-        })
+        Some(Place { device: mount.device.clone(), path: mount.root.join(below) })
     }
 
     /// What is mounted below a canonical path.
     pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = Place> + 'a {
-        let inside = self
-            .0
-            .iter()
-            .filter(move |m| m.point.starts_with(path) && m.point != path);
-        inside.map(|m| Place {
-            device: m.device.clone(),
-            path: m.root.clone(),
-        })
+        let inside = self.0.iter().filter(move |m| m.point.starts_with(path) && m.point != path);
+        inside.map(|m| Place { device: m.device.clone(), path: m.root.clone() })
     }
 }
 
@@ -82,9 +66,7 @@ fn unescape(word: &str) -> PathBuf {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let octal = (bytes[at] == b'\\')
-            .then(|| bytes.get(at + 1..at + 4))
-            .flatten();
+        let octal = (bytes[at] == b'\\').then(|| bytes.get(at + 1..at + 4)).flatten();
         let octal = octal.and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {

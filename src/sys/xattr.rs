@@ -62,14 +62,9 @@ pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<(usize, u
         };
         match to.set(name, &value) {
             Ok(()) => set += 1,
-            Err(
-                Errno::EOPNOTSUPP
-                | Errno::ENOSYS
-                | Errno::EPERM
-                | Errno::EACCES
-                | Errno::E2BIG
-                | Errno::ERANGE,
-            ) => unkept += 1,
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::E2BIG | Errno::ERANGE) => {
+                unkept += 1
+            }
             // ext4 has one block for all attributes of a file: ENOSPC here is "does not fit"
             Err(Errno::ENOSPC) => unkept += 1,
             Err(err) => return Err(err),
@@ -88,11 +83,7 @@ impl Target {
         Ok(match place {
             XattrPlace::Fd(fd) => Self::Fd(fd.as_raw_fd()),
             XattrPlace::At(dir, name) => {
-                let path = [
-                    format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
-                    name,
-                ]
-                .concat();
+                let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
                 Self::Path(CString::new(path).map_err(|_| Errno::EINVAL)?)
             }
         })
@@ -113,9 +104,7 @@ impl Target {
             // SAFETY: `into` has room for `len` bytes, the name ends in NUL.
             Self::Fd(fd) => unsafe { libc::fgetxattr(*fd, name.as_ptr(), into.cast(), len) },
             // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe {
-                libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len)
-            },
+            Self::Path(path) => unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
         })
     }
 
@@ -125,9 +114,7 @@ impl Target {
             // SAFETY: `at` points to `len` bytes, the name ends in NUL.
             Self::Fd(fd) => unsafe { libc::fsetxattr(*fd, name.as_ptr(), at, len, 0) },
             // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe {
-                libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0)
-            },
+            Self::Path(path) => unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
         };
         Errno::result(result).map(drop)
     }
@@ -157,10 +144,7 @@ mod tests {
     #[test]
     fn attributes_are_copied_whatever_their_length() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let (a, b) = (
-            tempfile::tempfile_in(&base).expect("made"),
-            tempfile::tempfile_in(&base).expect("made"),
-        );
+        let (a, b) = (tempfile::tempfile_in(&base).expect("made"), tempfile::tempfile_in(&base).expect("made"));
         let from = Target::new(XattrPlace::Fd(a.as_fd())).expect("a descriptor");
         let long = vec![7; 2000];
         if from.set(c"user.short", b"x").is_err() {

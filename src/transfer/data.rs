@@ -41,21 +41,15 @@ impl Mover {
         let block_len = self.job.tuning.block_len;
         let mut at = range.offset;
         while at < end {
-            let (data, data_end) = if sparse {
-                next_data(source.plain(), at, end).at(Op::Seek, SOURCE)?
-            } else {
-                (at, end)
-            };
+            let (data, data_end) =
+                if sparse { next_data(source.plain(), at, end).at(Op::Seek, SOURCE)? } else { (at, end) };
             if let Some(hasher) = &mut hasher {
                 hasher.update_zeros(data - at);
             }
             at = data;
             while at < data_end {
-                let len =
-                    usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
-                let got = source
-                    .read(&mut self.buffer, len, at)
-                    .at(Op::Read, SOURCE)?;
+                let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
+                let got = source.read(&mut self.buffer, len, at).at(Op::Read, SOURCE)?;
                 if got < len {
                     return Ok(Span::Short);
                 }

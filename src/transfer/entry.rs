@@ -8,8 +8,7 @@ use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{LargeFile, Names, Owned, Returned, TaskResult};
 use crate::sys::{
-    End, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file,
-    rename, set_len,
+    End, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename, set_len,
 };
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
@@ -34,9 +33,7 @@ pub(super) enum Links {
 impl Mover {
     /// Copies entries of one directory.
     pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
-        let dirs = self
-            .source_dir(source, dir)
-            .and_then(|from| Ok((from, self.dest_dir(dir)?)));
+        let dirs = self.source_dir(source, dir).and_then(|from| Ok((from, self.dest_dir(dir)?)));
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
             let path = dir.join(name);
@@ -47,17 +44,8 @@ impl Mover {
                     continue;
                 }
             };
-            let source_name = self.job.sources[usize::from(source)]
-                .single
-                .clone()
-                .unwrap_or_else(|| name.to_vec());
-            let place = Place {
-                path,
-                source_dir,
-                source_name,
-                dest_dir,
-                dest_name: name.to_vec(),
-            };
+            let source_name = self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec());
+            let place = Place { path, source_dir, source_name, dest_dir, dest_name: name.to_vec() };
             match self.copy_entry(source, &place, kind, Links::Return, 0) {
                 Ok(Attempt::Done(facts)) => self.end(place.path, kind, Outcome::Done(facts)),
                 Ok(Attempt::Returned(entry)) => returned.push(entry),
@@ -82,9 +70,8 @@ impl Mover {
         attempt: u8,
         unlinkable: bool,
     ) -> TaskResult {
-        let attempt = self
-            .place(source, &path)
-            .and_then(|place| self.copy_entry(source, &place, kind, Links::Own, attempt));
+        let attempt =
+            self.place(source, &path).and_then(|place| self.copy_entry(source, &place, kind, Links::Own, attempt));
         let owned = match attempt {
             Ok(Attempt::Done(mut facts)) => {
                 if unlinkable {
@@ -144,16 +131,12 @@ impl Mover {
             return Ok(Attempt::Returned(Returned::Large(file)));
         }
         let (to, temporary) = self
-            .make_beside(source, place, |name| {
-                create_new(place.dest(), name, self.creation_mode(&meta))
-            })
+            .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
             .at(Op::Create, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
         let copied = self.fill(place, from, to, made, &meta);
         match &copied {
-            Ok(Some(_)) if temporary.is_some() => {
-                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)
-            }
+            Ok(Some(_)) if temporary.is_some() => rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST),
             Ok(Some(_)) => Ok(()),
             Ok(None) => remove_file(place.dest(), made).at(Op::Create, DEST),
             Err(failure) => Err(failure.clone()),
@@ -177,18 +160,12 @@ impl Mover {
         }
         let mut ends = if self.wants_direct(meta.size) {
             let (dir, name) = place.source();
-            (
-                End::direct(from, dir, name, false),
-                End::direct(to, place.dest(), made, true),
-            )
+            (End::direct(from, dir, name, false), End::direct(to, place.dest(), made, true))
         } else {
             (End::buffered(from), End::buffered(to))
         };
         let mut hasher = self.job.tuning.digest.then(PieceHasher::whole);
-        let whole = Range {
-            offset: 0,
-            len: meta.size,
-        };
+        let whole = Range { offset: 0, len: meta.size };
         let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
         let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;
         if span == Span::Short || after.identity() != meta.identity() {
@@ -198,19 +175,10 @@ impl Mover {
         self.sync_if_needed(ends.1.plain())?;
         ends.1.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
-        Ok(Some(Facts {
-            digest,
-            ..facts(meta, unkept)
-        }))
+        Ok(Some(Facts { digest, ..facts(meta, unkept) }))
     }
 
-    fn copy_special(
-        &mut self,
-        source: u16,
-        place: &Place,
-        kind: Kind,
-        links: Links,
-    ) -> Result<Attempt, Failure> {
+    fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
         let meta = Meta::at(dir, name).at(Op::Stat, SOURCE)?;
         if meta.kind != Some(kind) {
@@ -223,35 +191,24 @@ impl Mover {
             Kind::Symlink => Some(read_link(dir, name).at(Op::ReadLink, SOURCE)?),
             _ => None,
         };
-        let op = if kind == Kind::Symlink {
-            Op::Symlink
-        } else {
-            Op::Mknod
-        };
+        let op = if kind == Kind::Symlink { Op::Symlink } else { Op::Mknod };
         let make = |name: &[u8]| match &target {
             Some(target) => make_symlink(target, place.dest(), name),
             None => make_node(place.dest(), name, kind, meta.rdev),
         };
         let ((), temporary) = self.make_beside(source, place, make).at(op, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let finished = self
-            .set_metadata_at(place.source(), (place.dest(), made), &meta)
-            .and_then(|unkept| {
-                if temporary.is_some() {
-                    rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
-                }
-                Ok(unkept)
-            });
+        let finished = self.set_metadata_at(place.source(), (place.dest(), made), &meta).and_then(|unkept| {
+            if temporary.is_some() {
+                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
+            }
+            Ok(unkept)
+        });
         let unkept = finished.inspect_err(|_| discard(place, made))?;
         let device = matches!(kind, Kind::CharDev | Kind::BlockDev);
         let size = target.as_ref().map_or(0, |target| target.len() as u64);
         let rdev = device.then(|| meta.rdev_numbers());
-        Ok(Attempt::Done(Facts {
-            size,
-            target,
-            rdev,
-            ..facts(&meta, unkept)
-        }))
+        Ok(Attempt::Done(Facts { size, target, rdev, ..facts(&meta, unkept) }))
     }
 
     fn linked(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Attempt {
@@ -266,12 +223,7 @@ impl Mover {
     }
 
     /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
-    fn prepare_large(
-        &mut self,
-        source: u16,
-        place: &Place,
-        meta: &Meta,
-    ) -> Result<LargeFile, Failure> {
+    fn prepare_large(&mut self, source: u16, place: &Place, meta: &Meta) -> Result<LargeFile, Failure> {
         let temporary = self.temporary_name(source, &place.path);
         let to = match create_new(place.dest(), &temporary, 0o600) {
             // of an earlier attempt of this job: no one else has the name
@@ -282,34 +234,19 @@ impl Mover {
             created => created,
         }
         .at(Op::Create, DEST)?;
-        let sized = set_len(to.as_fd(), meta.size)
-            .at(Op::Truncate, DEST)
-            .and_then(|()| close(to).at(Op::Close, DEST));
+        let sized = set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
         sized.inspect_err(|_| discard(place, &temporary))?;
-        Ok(LargeFile {
-            source,
-            path: place.path.clone(),
-            identity: meta.identity(),
-            sparse: meta.is_sparse(),
-        })
+        Ok(LargeFile { source, path: place.path.clone(), identity: meta.identity(), sparse: meta.is_sparse() })
     }
 }
 
 /// The failure of a file that never held still.
-pub(super) const CHANGED: Failure = Failure {
-    op: Op::Changed,
-    side: SOURCE,
-    errno: 0,
-};
+pub(super) const CHANGED: Failure = Failure { op: Op::Changed, side: SOURCE, errno: 0 };
 
 /// What the manifest says of an entry with this metadata.
 pub(super) fn facts(meta: &Meta, unkept: Unkept) -> Facts {
     Facts {
-        size: if meta.kind == Some(Kind::File) {
-            meta.size
-        } else {
-            0
-        },
+        size: if meta.kind == Some(Kind::File) { meta.size } else { 0 },
         mode: meta.mode,
         uid: meta.uid,
         gid: meta.gid,

@@ -32,26 +32,14 @@ impl Mover {
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
         let mut ends = if self.wants_direct(file.identity.size) {
-            (
-                End::direct(from, dir, name, false),
-                End::direct(to, place.dest(), &temporary, true),
-            )
+            (End::direct(from, dir, name, false), End::direct(to, place.dest(), &temporary, true))
         } else {
             (End::buffered(from), End::buffered(to))
         };
         let ranges = Ranges::new(file.identity.size, self.job.tuning.range_len);
         let range = ranges.get(index);
-        let mut hasher = self
-            .job
-            .tuning
-            .digest
-            .then(|| PieceHasher::range(range.offset));
-        let span = self.copy_span(
-            (&mut ends.0, &mut ends.1),
-            range,
-            file.sparse,
-            hasher.as_mut(),
-        )?;
+        let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));
+        let span = self.copy_span((&mut ends.0, &mut ends.1), range, file.sparse, hasher.as_mut())?;
         if span == Span::Short || !is_same(file, ends.0.plain())? {
             return Ok(TaskResult::Changed);
         }
@@ -61,12 +49,7 @@ impl Mover {
     }
 
     /// Metadata and the final name, after the last range.
-    pub(super) fn finish_large(
-        &mut self,
-        file: &LargeFile,
-        digest: Option<Digest>,
-        attempt: u8,
-    ) -> TaskResult {
+    pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, attempt: u8) -> TaskResult {
         self.task.ended.recopied += u64::from(attempt);
         let owned = match self.try_finish(file) {
             Ok(None) => return TaskResult::Changed,
@@ -104,10 +87,7 @@ impl Mover {
     pub(super) fn abandon(&mut self, file: &LargeFile, failure: Option<Failure>) -> TaskResult {
         if let Ok(Place { dest_dir, .. }) = self.place(file.source, &file.path) {
             // that it failed is recorded; a temporary name that stays behind claims nothing
-            let _ = remove_file(
-                dest_dir.as_fd(),
-                &self.temporary_name(file.source, &file.path),
-            );
+            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path));
         }
         match failure {
             Some(failure) => self.fail(file.path.clone(), Kind::File, failure),

@@ -21,10 +21,7 @@ impl Mover {
         for path in paths {
             match self.make_link(source, owner, &path) {
                 Ok(true) => {
-                    let facts = Facts {
-                        hardlink: Some(owner.clone()),
-                        ..facts.clone()
-                    };
+                    let facts = Facts { hardlink: Some(owner.clone()), ..facts.clone() };
                     self.end(path, kind, Outcome::Done(facts));
                 }
                 Ok(false) => unlinkable.push(Returned::Unlinkable { path, kind }),
@@ -45,9 +42,7 @@ impl Mover {
         match self.make_beside(source, &place, |name| link(from, (place.dest(), name))) {
             Ok(((), None)) => Ok(true),
             Ok(((), Some(temporary))) => replace(&place, &temporary).map(|()| true),
-            Err(
-                Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK | Errno::EXDEV,
-            ) => Ok(false),
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK | Errno::EXDEV) => Ok(false),
             Err(err) => Err(err).at(Op::Link, DEST),
         }
     }

@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 
 use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    Errno, Meta, Owner, XattrPlace, copy_xattrs, set_mode, set_mode_at, set_owner, set_owner_at,
-    set_times, set_times_at, sync_file,
+    Errno, Meta, Owner, XattrPlace, copy_xattrs, set_mode, set_mode_at, set_owner, set_owner_at, set_times,
+    set_times_at, sync_file,
 };
 use crate::types::{Failure, Kind, Op, Unkept};
 
@@ -22,11 +22,7 @@ impl Mover {
         let mode = meta.mode & 0o777 | 0o200;
         // between creation and chown the group is this process's own
         let group_sees_no_more_than_all = (mode >> 3 & 7) & !(mode & 7) == 0;
-        if meta.uid == self.node.euid && group_sees_no_more_than_all {
-            mode
-        } else {
-            0o600
-        }
+        if meta.uid == self.node.euid && group_sees_no_more_than_all { mode } else { 0o600 }
     }
 
     /// Gives an open file or directory the metadata of its source.
@@ -39,8 +35,7 @@ impl Mover {
         let have = Meta::of(to).at(Op::Stat, DEST)?;
         let mut unkept = Unkept::default();
         let owner_set = self.keep_owner(want, &have, &mut unkept, |owner| set_owner(to, owner))?;
-        let (set, lost) =
-            copy_xattrs(XattrPlace::Fd(from), XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
+        let (set, lost) = copy_xattrs(XattrPlace::Fd(from), XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
         if lost > 0 {
             unkept.add(Unkept::XATTR);
         }
@@ -61,9 +56,7 @@ impl Mover {
     ) -> Result<Unkept, Failure> {
         let have = Meta::at(dir, name).at(Op::Stat, DEST)?;
         let mut unkept = Unkept::default();
-        self.keep_owner(want, &have, &mut unkept, |owner| {
-            set_owner_at(dir, name, owner)
-        })?;
+        self.keep_owner(want, &have, &mut unkept, |owner| set_owner_at(dir, name, owner))?;
         let copied = match copy_xattrs(XattrPlace::At(from.0, from.1), XattrPlace::At(dir, name)) {
             // no /proc to reach the entry by
             Err(Errno::ENOENT) => (0, 1),
@@ -73,10 +66,7 @@ impl Mover {
             unkept.add(Unkept::XATTR);
         }
         if want.kind != Some(Kind::Symlink) {
-            keep_mode(
-                set_mode_at(dir, name, self.allowed_mode(want, unkept)),
-                &mut unkept,
-            )?;
+            keep_mode(set_mode_at(dir, name, self.allowed_mode(want, unkept)), &mut unkept)?;
         }
         set_times_at(dir, name, want.atime, want.mtime).at(Op::Utimes, DEST)?;
         Ok(unkept)
@@ -95,16 +85,8 @@ impl Mover {
         if uid.is_some() && !self.node.privileged {
             unkept.add(Unkept::OWNER);
         }
-        let owner = Owner {
-            uid: uid.filter(|_| self.node.privileged),
-            gid,
-        };
-        if owner
-            == (Owner {
-                uid: None,
-                gid: None,
-            })
-        {
+        let owner = Owner { uid: uid.filter(|_| self.node.privileged), gid };
+        if owner == (Owner { uid: None, gid: None }) {
             return Ok(false);
         }
         match set(owner) {
@@ -121,20 +103,12 @@ impl Mover {
     /// The source's mode, without setuid and setgid where the file has another owner than its source: a user's
     /// setuid program must never become root's, nor the other way round.
     fn allowed_mode(&self, want: &Meta, unkept: Unkept) -> u32 {
-        if unkept.names().contains(&"ownership") {
-            want.mode & !SETUID_SETGID
-        } else {
-            want.mode
-        }
+        if unkept.names().contains(&"ownership") { want.mode & !SETUID_SETGID } else { want.mode }
     }
 
     /// Makes a file durable where syncfs would not.
     pub(super) fn sync_if_needed(&self, to: BorrowedFd<'_>) -> Result<(), Failure> {
-        if self.node.sync_each {
-            sync_file(to).at(Op::Fsync, DEST)
-        } else {
-            Ok(())
-        }
+        if self.node.sync_each { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
     }
 }
 

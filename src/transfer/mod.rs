@@ -70,11 +70,7 @@ trait At<T> {
 
 impl<T> At<T> for Result<T, Errno> {
     fn at(self, op: Op, side: Side) -> Result<T, Failure> {
-        self.map_err(|errno| Failure {
-            op,
-            side,
-            errno: errno as i32,
-        })
+        self.map_err(|errno| Failure { op, side, errno: errno as i32 })
     }
 }
 
@@ -85,11 +81,7 @@ impl Mover {
     /// A thread's state; `node` holds the roots that it opens directories below.
     pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>) -> Self {
         Self {
-            sources: node
-                .sources
-                .iter()
-                .map(|source| DirCache::new(Arc::clone(&source.dir)))
-                .collect(),
+            sources: node.sources.iter().map(|source| DirCache::new(Arc::clone(&source.dir))).collect(),
             destination: DirCache::new(Arc::clone(&node.destination)),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
@@ -106,43 +98,20 @@ impl Mover {
     pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> std::io::Result<Report> {
         let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
         let log = std::mem::take(&mut self.task);
-        self.recorder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(log.records, &log.ended)?;
-        Ok(Report {
-            id,
-            results,
-            bytes_moved: log.bytes_moved,
-            ended: log.ended,
-            failures: log.failures,
-        })
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).extend(log.records, &log.ended)?;
+        Ok(Report { id, results, bytes_moved: log.bytes_moved, ended: log.ended, failures: log.failures })
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
         match task {
             Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
-            Task::Owner {
-                source,
-                path,
-                kind,
-                attempt,
-                unlinkable,
-            } => self.copy_owner(source, path, kind, attempt, unlinkable),
+            Task::Owner { source, path, kind, attempt, unlinkable } => {
+                self.copy_owner(source, path, kind, attempt, unlinkable)
+            }
             Task::Range { file, index } => self.copy_range(&file, index),
-            Task::FinishFile {
-                file,
-                digest,
-                attempt,
-            } => self.finish_large(&file, digest, attempt),
+            Task::FinishFile { file, digest, attempt } => self.finish_large(&file, digest, attempt),
             Task::Abandon { file, failure } => self.abandon(&file, failure),
-            Task::Links {
-                source,
-                owner,
-                kind,
-                facts,
-                paths,
-            } => self.make_links(source, &owner, kind, &facts, paths),
+            Task::Links { source, owner, kind, facts, paths } => self.make_links(source, &owner, kind, &facts, paths),
             Task::FinishDirs { source, dirs } => self.finish_dirs(source, dirs),
         }
     }
@@ -150,21 +119,12 @@ impl Mover {
     /// Ends an entry: its record, its counters.
     fn end(&mut self, path: RelPath, kind: Kind, outcome: Outcome) {
         if let Outcome::Failed(failure) = &outcome {
-            let len: usize = self
-                .task
-                .failures
-                .iter()
-                .map(|(path, _)| path.as_bytes().len())
-                .sum();
+            let len: usize = self.task.failures.iter().map(|(path, _)| path.as_bytes().len()).sum();
             if self.task.failures.len() < MAX_SHOWN_FAILURES && len < MAX_BATCH_PATHS_LEN {
                 self.task.failures.push((path.clone(), failure.clone()));
             }
         }
-        let record = Record {
-            path,
-            kind,
-            outcome,
-        };
+        let record = Record { path, kind, outcome };
         self.task.ended.count(&record);
         self.task.records.push(record);
     }
@@ -179,14 +139,9 @@ impl Mover {
         let spec = &self.job.sources[usize::from(source)];
         let below = match spec.single {
             Some(_) => RelPath::root(),
-            None => path
-                .strip(&spec.target)
-                .ok_or(Errno::ENOENT)
-                .at(Op::Open, SOURCE)?,
+            None => path.strip(&spec.target).ok_or(Errno::ENOENT).at(Op::Open, SOURCE)?,
         };
-        self.sources[usize::from(source)]
-            .open(&below)
-            .at(Op::Open, SOURCE)
+        self.sources[usize::from(source)].open(&below).at(Op::Open, SOURCE)
     }
 
     fn dest_dir(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
@@ -198,10 +153,7 @@ impl Mover {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
         Ok(Place {
             source_dir: self.source_dir(source, &dir)?,
-            source_name: self.job.sources[usize::from(source)]
-                .single
-                .clone()
-                .unwrap_or_else(|| name.to_vec()),
+            source_name: self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec()),
             dest_dir: self.dest_dir(&dir)?,
             dest_name: name.to_vec(),
             path: path.clone(),

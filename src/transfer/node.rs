@@ -40,20 +40,13 @@ impl Node {
     pub fn open(job: &Job) -> Result<Self, String> {
         let open = |path: &[u8]| {
             let shown = escaped(path);
-            open_root(Path::new(OsStr::from_bytes(path)))
-                .map_err(|err| format!("{shown}: open: {}", err.desc()))
+            open_root(Path::new(OsStr::from_bytes(path))).map_err(|err| format!("{shown}: open: {}", err.desc()))
         };
         let mut sources = Vec::new();
         for source in &job.sources {
             let dir = open(&source.dir)?;
-            let dev = Meta::of(&dir)
-                .map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?
-                .dev;
-            sources.push(NodeSource {
-                dir: Arc::new(dir),
-                dev,
-                file_system: source.file_system,
-            });
+            let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
+            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
         let destination = open(&job.destination)?;
         wait_for_marker(&destination, job)?;
@@ -83,11 +76,7 @@ impl Node {
     pub(super) fn link_id(&self, source: u16, meta: &Meta) -> LinkId {
         let source = &self.sources[usize::from(source)];
         // a small number for the sources' file systems; others keep their device number, above them
-        let dev = if meta.dev == source.dev {
-            source.file_system
-        } else {
-            meta.dev | 1 << 63
-        };
+        let dev = if meta.dev == source.dev { source.file_system } else { meta.dev | 1 << 63 };
         LinkId { dev, ino: meta.ino }
     }
 }
@@ -105,11 +94,7 @@ fn wait_for_marker(destination: &OwnedFd, job: &Job) -> Result<(), String> {
             Ok(_) => return Ok(()),
             Err(Errno::ENOENT) => sleep(Duration::from_millis(100)),
             Err(err) => {
-                return Err(format!(
-                    "{}: stat: {}",
-                    escaped(&job.destination),
-                    err.desc()
-                ));
+                return Err(format!("{}: stat: {}", escaped(&job.destination), err.desc()));
             }
         }
     }

@@ -61,12 +61,8 @@ impl Unkept {
     pub const XATTR: Self = Self(2);
     pub const LINK: Self = Self(4);
     pub const MODE: Self = Self(8);
-    const NAMES: [(Self, &'static str); 4] = [
-        (Self::OWNER, "ownership"),
-        (Self::XATTR, "xattr"),
-        (Self::LINK, "links"),
-        (Self::MODE, "mode"),
-    ];
+    const NAMES: [(Self, &'static str); 4] =
+        [(Self::OWNER, "ownership"), (Self::XATTR, "xattr"), (Self::LINK, "links"), (Self::MODE, "mode")];
 
     /// Adds what `other` names.
     pub fn add(&mut self, other: Self) {
@@ -80,11 +76,7 @@ impl Unkept {
 
     /// The kinds by the names that `--preserve` will know them by.
     pub fn names(self) -> Vec<&'static str> {
-        Self::NAMES
-            .iter()
-            .filter(|(bit, _)| self.0 & bit.0 != 0)
-            .map(|&(_, name)| name)
-            .collect()
+        Self::NAMES.iter().filter(|(bit, _)| self.0 & bit.0 != 0).map(|&(_, name)| name).collect()
     }
 }
 

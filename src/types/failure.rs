@@ -94,12 +94,7 @@ impl fmt::Display for Failure {
         match self.op {
             Op::Changed => f.write_str("the source changed while it was read"),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
-            op => write!(
-                f,
-                "{op} {}: {}",
-                self.side,
-                std::io::Error::from_raw_os_error(self.errno)
-            ),
+            op => write!(f, "{op} {}: {}", self.side, std::io::Error::from_raw_os_error(self.errno)),
         }
     }
 }

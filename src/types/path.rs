@@ -101,10 +101,7 @@ impl RelPath {
 
 /// Whether `bytes` can be the name of one directory entry.
 pub fn is_name(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
-        && bytes != b"."
-        && bytes != b".."
-        && !bytes.iter().any(|&b| b == b'/' || b == 0)
+    !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.iter().any(|&b| b == b'/' || b == 0)
 }
 
 /// A path as it may be shown on a terminal: control bytes and what is not UTF-8 escaped.
@@ -127,11 +124,7 @@ pub fn escaped(path: &[u8]) -> String {
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&if self.is_root() {
-            ".".into()
-        } else {
-            escaped(&self.0)
-        })
+        f.write_str(&if self.is_root() { ".".into() } else { escaped(&self.0) })
     }
 }
 

@@ -7,9 +7,7 @@
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "not a size: write 4096, 512K, 4M or 1GiB".to_string())?;
+    let number: u64 = number.parse().map_err(|_| "not a size: write 4096, 512K, 4M or 1GiB".to_string())?;
     let shift = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
@@ -19,9 +17,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "p" | "pb" | "pib" => 50,
         _ => return Err(format!("unknown unit {unit:?}: write K, M, G, T or P")),
     };
-    let bytes = number
-        .checked_mul(1 << shift)
-        .ok_or("larger than 64 bits hold")?;
+    let bytes = number.checked_mul(1 << shift).ok_or("larger than 64 bits hold")?;
     if bytes == 0 {
         return Err("must be at least 1".into());
     }
@@ -39,11 +35,7 @@ pub fn human_bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.2} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]
@@ -57,17 +49,7 @@ mod tests {
         assert_eq!(parse_size("8MB"), Ok(8 << 20));
         assert_eq!(parse_size("1GiB"), Ok(1 << 30));
         assert_eq!(parse_size("64k"), Ok(64 << 10));
-        for bad in [
-            "",
-            "M",
-            "0",
-            "0M",
-            "4X",
-            "-1",
-            "1.5M",
-            "18446744073709551616",
-            "17179869184G",
-        ] {
+        for bad in ["", "M", "0", "0M", "4X", "-1", "1.5M", "18446744073709551616", "17179869184G"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
         }
     }

@@ -31,46 +31,14 @@ impl Stats {
 
     /// The counters as numbers, to be reduced over the ranks.
     pub fn to_array(self) -> [u64; Self::LEN] {
-        let Self {
-            files,
-            dirs,
-            symlinks,
-            others,
-            hardlinks,
-            bytes,
-            errors,
-            unkept,
-            recopied,
-        } = self;
-        [
-            files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied,
-        ]
+        let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied } = self;
+        [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied]
     }
 
     /// The inverse of [`Stats::to_array`].
     pub fn from_array(counters: [u64; Self::LEN]) -> Self {
-        let [
-            files,
-            dirs,
-            symlinks,
-            others,
-            hardlinks,
-            bytes,
-            errors,
-            unkept,
-            recopied,
-        ] = counters;
-        Self {
-            files,
-            dirs,
-            symlinks,
-            others,
-            hardlinks,
-            bytes,
-            errors,
-            unkept,
-            recopied,
-        }
+        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied] = counters;
+        Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied }
     }
 
     /// Entries that ended, in one way or the other.
