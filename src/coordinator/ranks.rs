@@ -47,6 +47,11 @@ impl Ranks {
         (queued / (2 * self.threads)).max(Self::MIN_SHARE)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.ranks.len()
+    }
+
     pub(super) fn assign(&mut self, rank: usize, id: u64) {
         self.update(rank, |assigned| assigned.insert(id));
     }
