@@ -23,7 +23,7 @@ fn main() -> ProcessCode {
     match code {
         Ok(code) => ProcessCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(err) => {
-            eprintln!("pcopy: {err:#}");
+            say(&format!("pcopy: {err:#}"));
             ProcessCode::from(u8::try_from(ExitCode::Refused.number()).unwrap_or(u8::MAX))
         }
     }
@@ -49,7 +49,7 @@ fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
         Ok(code) => Ok(code.number()),
         Err(err) => {
             // the others may wait for this rank for ever: end them too
-            eprintln!("pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete");
+            say(&format!("pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete"));
             comm::abort(ExitCode::Broken.number());
         }
     }
@@ -71,6 +71,11 @@ fn speak_once(launcher: &Launcher, code: i32, speak: impl FnOnce() -> Result<()>
     }
     speak()?;
     Ok(code)
+}
+
+/// A closed stderr must not become a panic.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn generate(what: Generate) -> Result<()> {

@@ -1,13 +1,14 @@
 //! What rank 0 says while the job runs: lines of progress or a bar, errors, notes. On stderr; never waits.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::coordinator::Progress;
-use crate::types::{Failure, RelPath, human_bytes};
+use crate::proto::Source;
+use crate::types::{Failure, RelPath, Side, escaped, human_bytes};
 
 /// Says how far the job is.
 pub struct Display {
@@ -18,6 +19,9 @@ pub struct Display {
     last_progress: Progress,
     bar: Option<ProgressBar>,
     notes: BTreeSet<String>,
+    /// The two trees, for whole paths in messages.
+    sources: Vec<Source>,
+    destination: Vec<u8>,
 }
 
 /// On a terminal the bar moves this often.
@@ -33,7 +37,16 @@ impl Display {
             ProgressBar::new_spinner().with_style(style)
         });
         let interval = (interval_s > 0).then(|| if terminal { BAR_INTERVAL } else { Duration::from_secs(interval_s) });
-        Self { started: now, interval, last: now, last_progress: Progress::default(), bar, notes: BTreeSet::new() }
+        Self {
+            started: now,
+            interval,
+            last: now,
+            last_progress: Progress::default(),
+            bar,
+            notes: BTreeSet::new(),
+            sources: Vec::new(),
+            destination: Vec::new(),
+        }
     }
 
     /// Since the job started.
@@ -59,13 +72,30 @@ impl Display {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => eprintln!("pcopy: {:.0} s: {line}", self.elapsed().as_secs_f64()),
+            None => to_stderr(&format!("pcopy: {:.0} s: {line}", self.elapsed().as_secs_f64())),
         }
+    }
+
+    /// Shows whole paths from now on: those of these trees.
+    pub fn set_trees(&mut self, sources: &[Source], destination: &[u8]) {
+        self.sources = sources.to_vec();
+        self.destination = destination.to_vec();
     }
 
     /// Says that an entry failed.
     pub fn failure(&self, path: &RelPath, failure: &Failure) {
-        self.print(&format!("pcopy: error: {path}: {failure}"));
+        self.print(&format!("pcopy: error: {}: {failure}", escaped(&self.whole_path(path, failure.side))));
+    }
+
+    /// The path on the side where it failed. Where several sources share a place it is the first one's.
+    fn whole_path(&self, path: &RelPath, side: Side) -> Vec<u8> {
+        let below = |dir: &[u8], path: &[u8]| if path.is_empty() { dir.to_vec() } else { [dir, b"/", path].concat() };
+        let of_source = |source: &Source| {
+            let rest = path.strip(&source.target)?;
+            Some(below(&source.dir, source.single.as_deref().unwrap_or(rest.as_bytes())))
+        };
+        let source = if side == Side::Source { self.sources.iter().find_map(of_source) } else { None };
+        source.unwrap_or_else(|| below(&self.destination, path.as_bytes()))
     }
 
     /// Says something once.
@@ -78,8 +108,8 @@ impl Display {
     /// A line on stderr that leaves the bar whole.
     pub fn print(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| to_stderr(line)),
+            None => to_stderr(line),
         }
     }
 
@@ -89,6 +119,11 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A closed stderr must not end the job: what matters is in the manifest and the exit code.
+fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn line(now: &Progress, before: &Progress, seconds: f64) -> String {

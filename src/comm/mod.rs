@@ -10,6 +10,7 @@ mod launcher;
 mod pause;
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::os::raw::c_int;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -272,7 +273,14 @@ fn end_job_on_panic(rank: usize, host: String) {
     std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         let thread = thread::current();
         let thread_name = thread.name().unwrap_or("unnamed").to_string();
-        eprintln!("pcopy: internal error on rank {rank} ({host}), thread {thread_name}: {info}");
+        // not eprintln: a closed stderr would be a panic in a panic
+        let place = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
+        let payload = info.payload();
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic without words");
+        let line = format!("pcopy: internal error on rank {rank} ({host}), thread {thread_name}, {place}: {text}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
         PANICKED.store(true, Ordering::Relaxed);
         if MPI_THREAD.get() != Some(&thread.id()) {
             // the MPI thread sees the flag within milliseconds; if it is stuck, end the job from here

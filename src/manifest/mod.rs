@@ -13,8 +13,9 @@
 //! fields that it does not know. The file is written under another name, made durable and renamed: it is whole or absent.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -151,7 +152,7 @@ impl Writer {
         name.push(format!(".{job_id:016x}.tmp"));
         let temporary = path.with_file_name(name);
         let mut writer = Self {
-            file: BufWriter::with_capacity(256 << 10, File::create_new(&temporary)?),
+            file: BufWriter::with_capacity(256 << 10, create_private(&temporary)?),
             hasher: blake3::Hasher::new(),
             line: Vec::new(),
             stats: Stats::default(),
@@ -215,6 +216,11 @@ impl Writer {
         self.hasher.update(&self.line);
         self.file.write_all(&self.line)
     }
+}
+
+/// For its owner alone: a manifest names everything in the tree.
+fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn name(path: &RelPath) -> Name<'_> {

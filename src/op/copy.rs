@@ -1,9 +1,10 @@
 //! The copy: resolve, prepare, greet, run, stop, collect, say.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use jiff::Timestamp as Clock;
@@ -59,6 +60,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     for note in &plan.notes {
         display.note(note);
     }
+    display.set_trees(&job.sources, &job.destination);
     let mut lead = Lead::new(comm, None, display);
     let hellos = match greet(&mut lead, &job)? {
         Ok(hellos) => hellos,
@@ -120,7 +122,8 @@ fn make_state(plan: &Plan, job: &Job, private: &DirBuilder) -> Result<(), (std::
         private.create(dir).map_err(|err| (dir.clone(), err))?;
     }
     let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
-    fs::File::create_new(&marker).map(drop).map_err(|err| (marker, err))
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&marker);
+    created.map(drop).map_err(|err| (marker, err))
 }
 
 /// Takes back what [`prepare`] made; what was there before is not empty and stays.
@@ -278,11 +281,13 @@ fn say_choices(display: &Display, plan: &Plan, config: &Config, hellos: &[Hello]
 }
 
 fn say(summary: &Summary, output: Output) {
-    match output {
-        Output::Nothing => {}
-        Output::Json => println!("{}", summary.json()),
-        Output::Text => print!("{}", summary.text()),
-    }
+    let text = match output {
+        Output::Nothing => return,
+        Output::Json => format!("{}\n", summary.json()),
+        Output::Text => summary.text(),
+    };
+    // a reader who has gone must not turn a complete copy into a failed one
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 impl Summary {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use names::Names;
 
-use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats};
+use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -146,6 +146,8 @@ pub struct LargeFile {
     pub source: u16,
     pub path: RelPath,
     pub identity: Identity,
+    /// From before the first read, which may change it.
+    pub atime: Timestamp,
     /// Fewer blocks than bytes: it has holes.
     pub sparse: bool,
 }
@@ -154,6 +156,8 @@ pub struct LargeFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedDir {
     pub path: RelPath,
+    /// From before it was listed; `None` when it could not be opened.
+    pub atime: Option<Timestamp>,
     /// Why it could not be made, or not be listed to its end.
     pub failure: Option<Failure>,
 }

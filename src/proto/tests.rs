@@ -42,6 +42,7 @@ fn large() -> impl Strategy<Value = LargeFile> {
             source,
             path,
             identity: Identity { size, mtime, ctime },
+            atime: ctime,
             sparse,
         },
     )
@@ -96,7 +97,7 @@ fn task() -> impl Strategy<Value = Task> {
         ),
         (any::<u16>(), prop::collection::vec((path(), prop::option::of(failure())), 0..9)).prop_map(
             |(source, dirs)| {
-                let dirs = dirs.into_iter().map(|(path, failure)| FinishedDir { path, failure }).collect();
+                let dirs = dirs.into_iter().map(|(path, failure)| FinishedDir { path, atime: None, failure }).collect();
                 Task::FinishDirs { source, dirs }
             }
         ),
@@ -224,7 +225,7 @@ fn an_oversized_frame_is_refused_on_both_sides() {
 
 #[test]
 fn a_path_that_leaves_the_root_is_refused_in_a_message() {
-    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), failure: None }];
+    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), atime: None, failure: None }];
     let good = Message::Work { id: 1, tasks: vec![Task::FinishDirs { source: 0, dirs }] };
     let frame = good.encode().expect("a small message");
     let at = frame.windows(2).position(|two| two == b"ab").expect("the name is in the frame");

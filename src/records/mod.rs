@@ -9,8 +9,9 @@
 
 mod merge;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use merge::{Merged, Stream};
@@ -109,7 +110,8 @@ impl Recorder {
         let (dir, prefix) = self.place.as_ref().expect("runs are written only where there is a place");
         let path = dir.join(format!("{prefix}.{}", self.runs_made));
         self.runs_made += 1;
-        let mut run = BufWriter::with_capacity(1 << 20, File::create_new(&path)?);
+        let mut run =
+            BufWriter::with_capacity(1 << 20, OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?);
         let mut encoded = Vec::new();
         for record in records {
             encoded.clear();

@@ -14,8 +14,8 @@ const DIRECT_MIN_LEN: u64 = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Span {
     Copied,
-    /// The source ended before its length.
-    Short,
+    /// The source ended before its length, or has bytes where it should have none.
+    NotItsLength,
 }
 
 impl Mover {
@@ -38,6 +38,10 @@ impl Mover {
         mut hasher: Option<&mut PieceHasher>,
     ) -> Result<Span, Failure> {
         let end = range.offset + range.len;
+        // files of /proc and the like have no length, but content
+        if range.len == 0 && source.read(&mut self.buffer, 1, 0).at(Op::Read, SOURCE)? > 0 {
+            return Ok(Span::NotItsLength);
+        }
         let block_len = self.job.tuning.block_len;
         let mut at = range.offset;
         while at < end {
@@ -51,7 +55,7 @@ impl Mover {
                 let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
                 let got = source.read(&mut self.buffer, len, at).at(Op::Read, SOURCE)?;
                 if got < len {
-                    return Ok(Span::Short);
+                    return Ok(Span::NotItsLength);
                 }
                 if let Some(hasher) = &mut hasher {
                     hasher.update(&self.buffer[..len]);

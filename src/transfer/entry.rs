@@ -168,7 +168,7 @@ impl Mover {
         let whole = Range { offset: 0, len: meta.size };
         let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
         let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;
-        if span == Span::Short || after.identity() != meta.identity() {
+        if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
         let unkept = self.set_metadata(ends.0.plain(), ends.1.plain(), meta)?;
@@ -236,7 +236,13 @@ impl Mover {
         .at(Op::Create, DEST)?;
         let sized = set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
         sized.inspect_err(|_| discard(place, &temporary))?;
-        Ok(LargeFile { source, path: place.path.clone(), identity: meta.identity(), sparse: meta.is_sparse() })
+        Ok(LargeFile {
+            source,
+            path: place.path.clone(),
+            identity: meta.identity(),
+            atime: meta.atime,
+            sparse: meta.is_sparse(),
+        })
     }
 }
 

@@ -40,7 +40,7 @@ impl Mover {
         let range = ranges.get(index);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));
         let span = self.copy_span((&mut ends.0, &mut ends.1), range, file.sparse, hasher.as_mut())?;
-        if span == Span::Short || !is_same(file, ends.0.plain())? {
+        if span == Span::NotItsLength || !is_same(file, ends.0.plain())? {
             return Ok(TaskResult::Changed);
         }
         self.sync_if_needed(ends.1.plain())?;
@@ -76,7 +76,7 @@ impl Mover {
             return Ok(None);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let unkept = self.set_metadata(from.as_fd(), to.as_fd(), &meta)?;
+        let unkept = self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: file.atime, ..meta })?;
         self.sync_if_needed(to.as_fd())?;
         close(to).at(Op::Close, DEST)?;
         rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;

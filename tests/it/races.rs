@@ -1,0 +1,114 @@
+//! The source changes, or a rank dies, while the copy runs: nothing hangs, and every entry is
+//! accounted for (issue 2, item 8).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::errors::nothing_half_written_looks_finished;
+use crate::support::fuse::{Faults, FuseMount};
+use crate::support::launch::{Job, Running};
+use crate::support::manifest::{self, Expect, Manifest};
+use crate::support::oracle::{self, Kind};
+use crate::support::skip::need;
+use crate::support::sys;
+use crate::support::tree::{self, MIB, noise, noise_file, raw, temp};
+
+fn wait_for_start(running: &mut Running, dst: &Path) {
+    while running.goes_on() && !dst.exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn finished(running: Running, ranks: usize, dst: &Path) -> Manifest {
+    let outcome = running.wait();
+    let expect = Expect { root: dst, ranks, digests: true, strangers: false };
+    let manifest = manifest::checked(&dst.join(".pcopy/manifest.jsonl"), &expect);
+    outcome.assert_code(i32::from(manifest.failed().count() > 0));
+    manifest
+}
+
+#[test]
+fn files_that_vanish_are_errors_or_absent_and_all_others_are_copied() {
+    for ranks in [1, 2, 4] {
+        let dir = temp();
+        let src = tree::small_files(&dir.path().join("src"), 30, 100);
+        let dst = dir.path().join("dst");
+        let before = oracle::walk(&src);
+        let mut running = Job::ranks(ranks).start([&src, &dst]);
+        wait_for_start(&mut running, &dst);
+        // From the end, where the copy has not been yet.
+        let files = before.iter().filter(|(_, node)| node.kind == Kind::File).rev();
+        for (number, (path, _)) in files.step_by(2).enumerate() {
+            fs::remove_file(raw(&src, path)).unwrap();
+            if number % 16 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        fs::remove_dir_all(src.join("d029")).unwrap();
+        let manifest = finished(running, ranks, &dst);
+        for path in before.keys() {
+            let still_there = raw(&src, path).symlink_metadata().is_ok();
+            let listed = manifest.entries.contains_key(path);
+            assert!(listed || !still_there, "{} is in no record", oracle::show(path));
+            // A directory's own failure (its listing changed) is a record too.
+            let file = before[path].kind == Kind::File;
+            let done = manifest.is_done(path);
+            assert!(done || !still_there || !file, "{} failed", oracle::show(path));
+        }
+    }
+}
+
+#[test]
+fn files_that_grow_and_shrink_while_they_are_read_have_the_digest_of_their_copy_or_fail() {
+    let fuse = need!(FuseMount::new(Faults { delay_ms: 4, ..Faults::default() }));
+    let dir = temp();
+    let src = fuse.backing().join("src");
+    for name in ["grows", "shrinks", "stays"] {
+        noise_file(&src.join(name), 8 * MIB);
+    }
+    tree::small_files(&src.join("small"), 2, 20);
+    let dst = dir.path().join("dst");
+    let job = Job::ranks(2).options(["-k", "256K", "-b", "64K"]);
+    let mut running = job.start([&fuse.path().join("src"), &dst]);
+    wait_for_start(&mut running, &dst);
+    let mut len: u64 = 8 << 20;
+    while running.goes_on() {
+        let mut grows = OpenOptions::new().append(true).open(src.join("grows")).unwrap();
+        grows.write_all(&noise(5000, 1)).unwrap();
+        len = len.saturating_sub(50_000).max(100);
+        OpenOptions::new().write(true).open(src.join("shrinks")).unwrap().set_len(len).unwrap();
+        thread::sleep(Duration::from_millis(10));
+    }
+    let manifest = finished(running, 2, &dst);
+    assert!(manifest.is_done(b"stays"));
+    for name in ["grows", "shrinks"] {
+        assert!(manifest.entries.contains_key(name.as_bytes()), "{name} is in no record");
+    }
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_job_which_is_then_no_success() {
+    let fuse = need!(FuseMount::new(Faults { delay_ms: 50, ..Faults::default() }));
+    let src = tree::small_files(&fuse.backing().join("src"), 4, 100);
+    noise_file(&src.join("large"), 8 * MIB);
+    for victim in [0, 1, 2] {
+        let dir = temp();
+        let dst = dir.path().join("dst");
+        let job = Job::ranks(3).options(["-k", "256K", "-b", "64K", "--threads", "1"]);
+        let mut running = job.start([&fuse.path().join("src"), &dst]);
+        while running.goes_on() && (!dst.exists() || fs::read_dir(&dst).unwrap().count() < 2) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut ranks = running.rank_pids();
+        ranks.sort_unstable();
+        assert_eq!(ranks.len(), 3, "ranks of a run that should still go on");
+        sys::kill(ranks[victim]);
+        let outcome = running.wait();
+        assert_ne!(outcome.code(), Some(0), "{}", outcome.told());
+        assert!(!dst.join(".pcopy/manifest.jsonl").exists(), "a manifest: {}", outcome.told());
+        nothing_half_written_looks_finished(&src, &dst);
+    }
+}

@@ -1,0 +1,282 @@
+//! The FUSE requests, each a few lines over the passthrough.
+
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::linkat;
+
+use super::passthrough::{Change, Passthrough};
+
+/// Attributes and names are kept for a second, as dfuse has it.
+const TTL: Duration = Duration::from_secs(1);
+
+fn entry(reply: ReplyEntry, result: io::Result<FileAttr>) {
+    match result {
+        Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+        Err(error) => reply.error(Errno::from(error)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: io::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(Errno::from(error)),
+    }
+}
+
+impl Filesystem for Passthrough {
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(reply, self.inodes.look_up(parent, name));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.inodes.attributes(ino) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        match self.change(ino, &Change { mode, uid, gid, size, atime, mtime }) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let target = self.inodes.get(ino).and_then(|inode| Ok(readlinkat(&inode.file, "")?));
+        match target {
+            Ok(target) => reply.data(target.as_encoded_bytes()),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        if self.faults.refuse_mknod {
+            return reply.error(Errno::ENOSYS);
+        }
+        let (kind, perm) = (mode & libc::S_IFMT, mode & !libc::S_IFMT & !umask);
+        let made = self.inodes.child(parent, name).and_then(|path| {
+            let (kind, perm) = (SFlag::from_bits_truncate(kind), Mode::from_bits_truncate(perm));
+            Ok(mknod(&path, kind, perm, u64::from(rdev))?)
+        });
+        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let made = self
+            .inodes
+            .child(parent, name)
+            .and_then(|path| fs::DirBuilder::new().mode(mode & !umask & 0o7777).create(path));
+        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.inodes.child(parent, name).and_then(fs::remove_file));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.inodes.child(parent, name).and_then(fs::remove_dir));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let made = self.inodes.child(parent, name).and_then(|path| symlink(target, path));
+        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let to = self.inodes.child(newparent, newname);
+        let from = self.inodes.child(parent, name);
+        empty(reply, from.and_then(|from| fs::rename(from, to?)));
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        if self.faults.refuse_link {
+            return reply.error(Errno::ENOSYS);
+        }
+        let made = self.inodes.child(newparent, newname).and_then(|to| {
+            let from = self.inodes.get(ino)?.path();
+            Ok(linkat(AT_FDCWD, &from, AT_FDCWD, &to, AtFlags::AT_SYMLINK_FOLLOW)?)
+        });
+        entry(reply, made.and_then(|()| self.inodes.look_up(newparent, newname)));
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.try_open(ino, flags) {
+            Ok(handle) => reply.opened(handle, self.fopen_flags()),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.refuse_direct(flags).and_then(|()| {
+            let path = self.inodes.child(parent, name)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).mode(mode & !umask & 0o7777);
+            if flags & libc::O_EXCL != 0 {
+                options.create_new(true);
+            } else {
+                options.create(true).truncate(flags & libc::O_TRUNC != 0);
+            }
+            let file = options.open(path)?;
+            Ok((self.adopt(req, parent, name)?, self.handle(file, name)))
+        });
+        match made {
+            Ok((attr, handle)) => {
+                reply.created(&TTL, &attr, Generation(0), handle, self.fopen_flags());
+            }
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.try_read(fh, offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.try_write(fh, offset, data) {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.lock().unwrap().remove(&fh.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        empty(reply, self.file(fh).and_then(|handle| handle.file.sync_data()));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.inodes.list(ino) {
+            Ok(entries) => {
+                let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+                self.listings.lock().unwrap().insert(number, Arc::new(entries));
+                reply.opened(FileHandle(number), FopenFlags::empty());
+            }
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some(entries) = self.listings.lock().unwrap().get(&fh.0).cloned() else {
+            return reply.error(Errno::EBADF);
+        };
+        let skipped = usize::try_from(offset).unwrap();
+        for (next, (ino, kind, name)) in (offset + 1..).zip(entries.iter().skip(skipped)) {
+            if reply.add(*ino, next, *kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.listings.lock().unwrap().remove(&fh.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let Ok(s) = statvfs(&self.root) else {
+            return reply.error(Errno::EIO);
+        };
+        let block = u32::try_from(s.block_size()).unwrap_or(4096);
+        let free = (s.blocks_free(), s.blocks_available());
+        reply.statfs(s.blocks(), free.0, free.1, s.files(), s.files_free(), block, 255, block);
+    }
+}

@@ -1,0 +1,175 @@
+//! What the passthrough does on the backing directory, and where the faults happen.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{FileAttr, FileHandle, FileType, FopenFlags, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
+use nix::fcntl::AtFlags;
+use nix::unistd::{Gid, Uid, fchownat};
+
+use super::inodes::{Inodes, timespec};
+use super::{BadByte, Faults};
+use crate::support::sys;
+
+impl BadByte {
+    fn is_in(&self, handle: &Handle, offset: u64, len: u64) -> bool {
+        let named = self.name.as_ref().is_none_or(|name| *name == handle.name);
+        named && (offset..offset + len).contains(&self.offset)
+    }
+}
+
+pub struct Handle {
+    pub file: File,
+    pub name: OsString,
+}
+
+pub type Listing = Arc<Vec<(INodeNo, FileType, OsString)>>;
+
+pub struct Passthrough {
+    pub inodes: Inodes,
+    pub faults: Faults,
+    pub files: Mutex<HashMap<u64, Arc<Handle>>>,
+    pub listings: Mutex<HashMap<u64, Listing>>,
+    pub next_handle: AtomicU64,
+    pub written_bytes: AtomicU64,
+    pub root: PathBuf,
+}
+
+fn not_supported(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+impl Passthrough {
+    pub fn new(backing: &Path, faults: Faults) -> io::Result<Passthrough> {
+        Ok(Passthrough {
+            inodes: Inodes::new(backing)?,
+            faults,
+            files: Mutex::default(),
+            listings: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            written_bytes: AtomicU64::new(0),
+            root: backing.to_path_buf(),
+        })
+    }
+
+    pub fn file(&self, fh: FileHandle) -> io::Result<Arc<Handle>> {
+        let found = self.files.lock().unwrap().get(&fh.0).cloned();
+        found.ok_or_else(|| not_supported(libc::EBADF))
+    }
+
+    pub fn handle(&self, file: File, name: &OsStr) -> FileHandle {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let handle = Handle { file, name: name.to_owned() };
+        self.files.lock().unwrap().insert(number, Arc::new(handle));
+        FileHandle(number)
+    }
+
+    pub fn fopen_flags(&self) -> FopenFlags {
+        let short = self.faults.short_read.is_some() || self.faults.short_write.is_some();
+        if short { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+    }
+
+    pub fn refuse_direct(&self, flags: i32) -> io::Result<()> {
+        if self.faults.no_odirect && flags & libc::O_DIRECT != 0 {
+            return Err(not_supported(libc::EINVAL));
+        }
+        Ok(())
+    }
+
+    pub fn try_open(&self, ino: INodeNo, flags: OpenFlags) -> io::Result<FileHandle> {
+        self.refuse_direct(flags.0)?;
+        let inode = self.inodes.get(ino)?;
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncates = flags.0 & libc::O_TRUNC != 0;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(writes).truncate(truncates).open(inode.path())?;
+        Ok(self.handle(file, &inode.name))
+    }
+
+    /// Gives what a request made to the one who asked, and looks it up.
+    pub fn adopt(&self, req: &Request, parent: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
+        if req.uid() != 0 || req.gid() != 0 {
+            let path = self.inodes.child(parent, name)?;
+            std::os::unix::fs::lchown(path, Some(req.uid()), Some(req.gid()))?;
+        }
+        self.inodes.look_up(parent, name)
+    }
+
+    pub fn try_read(&self, fh: FileHandle, offset: u64, size: u32) -> io::Result<Vec<u8>> {
+        thread::sleep(Duration::from_millis(self.faults.delay_ms));
+        let handle = self.file(fh)?;
+        let size = size.min(self.faults.short_read.unwrap_or(u32::MAX));
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let at = offset + u64::try_from(filled).unwrap();
+            match handle.file.read_at(&mut bytes[filled..], at)? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        bytes.truncate(filled);
+        let len = u64::try_from(filled).unwrap();
+        if self.faults.eio_read_at.as_ref().is_some_and(|bad| bad.is_in(&handle, offset, len)) {
+            return Err(not_supported(libc::EIO));
+        }
+        Ok(bytes)
+    }
+
+    pub fn try_write(&self, fh: FileHandle, offset: u64, data: &[u8]) -> io::Result<u32> {
+        thread::sleep(Duration::from_millis(self.faults.delay_ms));
+        let handle = self.file(fh)?;
+        let most = self.faults.short_write.map_or(usize::MAX, |n| usize::try_from(n).unwrap());
+        let data = &data[..data.len().min(most)];
+        let len = u64::try_from(data.len()).unwrap();
+        if self.faults.eio_write_at.as_ref().is_some_and(|bad| bad.is_in(&handle, offset, len)) {
+            return Err(not_supported(libc::EIO));
+        }
+        let before = self.written_bytes.fetch_add(len, Ordering::Relaxed);
+        if self.faults.enospc_after.is_some_and(|most| before + len > most) {
+            return Err(not_supported(libc::ENOSPC));
+        }
+        handle.file.write_all_at(data, offset)?;
+        Ok(u32::try_from(data.len()).unwrap())
+    }
+
+    pub fn change(&self, ino: INodeNo, change: &Change) -> io::Result<FileAttr> {
+        let inode = self.inodes.get(ino)?;
+        if let Some(mode) = change.mode {
+            fs::set_permissions(inode.path(), fs::Permissions::from_mode(mode & 0o7777))?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            if self.faults.refuse_chown {
+                return Err(not_supported(libc::EOPNOTSUPP));
+            }
+            let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+            fchownat(&inode.file, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+        }
+        if let Some(size) = change.size {
+            OpenOptions::new().write(true).open(inode.path())?.set_len(size)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let times = [timespec(change.atime), timespec(change.mtime)];
+            sys::set_times(inode.file.as_fd(), times)?;
+        }
+        self.inodes.attributes(ino)
+    }
+}
+
+pub struct Change {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<TimeOrNow>,
+    pub mtime: Option<TimeOrNow>,
+}

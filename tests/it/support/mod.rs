@@ -1,0 +1,12 @@
+//! What the tests stand on: launching the program, looking at trees, real file systems.
+//! Nothing here shares code with the product.
+
+pub mod copy;
+pub mod fuse;
+pub mod launch;
+pub mod manifest;
+pub mod mounts;
+pub mod oracle;
+pub mod skip;
+pub mod sys;
+pub mod tree;

@@ -1,0 +1,117 @@
+//! Real file systems in private directories: loop mounts, tmpfs, ramfs, bind mounts. Needs root.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
+use tempfile::TempDir;
+
+use super::skip::{self, Missing};
+use super::tree::temp;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Tmpfs,
+    /// Refuses O_DIRECT.
+    Ramfs,
+}
+
+impl FileSystem {
+    pub const ALL: [FileSystem; 5] =
+        [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs, FileSystem::Tmpfs, FileSystem::Ramfs];
+
+    fn mkfs(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            FileSystem::Ext4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0"])),
+            FileSystem::Xfs => Some(("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])),
+            FileSystem::Btrfs => Some(("mkfs.btrfs", &["-q", "-f"])),
+            FileSystem::Tmpfs | FileSystem::Ramfs => None,
+        }
+    }
+}
+
+/// A mount point. Dropped, it is unmounted.
+pub struct MountPoint(PathBuf);
+
+impl Drop for MountPoint {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
+}
+
+/// Unmounts; a busy one is tried for some seconds, then detached so that nothing stays behind.
+/// True where it is gone for good.
+pub fn unmount(at: &Path) -> bool {
+    for _ in 0..100 {
+        match umount(at) {
+            Err(Errno::EBUSY) => thread::sleep(Duration::from_millis(50)),
+            _ => return true,
+        }
+    }
+    eprintln!("{} is busy: {:?}", at.display(), umount2(at, MntFlags::MNT_DETACH));
+    false
+}
+
+/// A file system of the test's own.
+pub struct Mount {
+    path: PathBuf,
+    // The order matters: unmounted first, then the directory with the image is removed.
+    _point: MountPoint,
+    _home: TempDir,
+}
+
+impl Mount {
+    /// A new, empty file system with `size_mib` MiB (XFS takes 300 at least).
+    pub fn new(kind: FileSystem, size_mib: u64) -> Result<Mount, Missing> {
+        skip::root()?;
+        let home = temp();
+        let path = home.path().join("mnt");
+        fs::create_dir(&path).unwrap();
+        match kind.mkfs() {
+            Some((mkfs, options)) => {
+                skip::program(mkfs)?;
+                let image = home.path().join("image");
+                File::create(&image).unwrap().set_len(size_mib << 20).unwrap();
+                succeed(Command::new(mkfs).args(options).arg(&image))?;
+                succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path))?;
+            }
+            None => {
+                let name = if kind == FileSystem::Tmpfs { "tmpfs" } else { "ramfs" };
+                let size = format!("size={size_mib}m,mode=0755");
+                let mounted = mount(Some(name), &path, Some(name), MsFlags::empty(), Some(&*size));
+                mounted.map_err(|e| Missing::new(format!("mounting {name}: {e}")))?;
+            }
+        }
+        Ok(Mount { _point: MountPoint(path.clone()), path, _home: home })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Shows `from` at `at` too.
+pub fn bind(from: &Path, at: &Path) -> Result<MountPoint, Missing> {
+    skip::root()?;
+    fs::create_dir_all(at).unwrap();
+    let mounted = mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    mounted.map_err(|e| Missing::new(format!("bind mount: {e}")))?;
+    Ok(MountPoint(at.to_path_buf()))
+}
+
+fn succeed(command: &mut Command) -> Result<(), Missing> {
+    let words = format!("{command:?}");
+    let output = command.output().map_err(|e| Missing::new(format!("{words}: {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let told = String::from_utf8_lossy(&output.stderr);
+    Err(Missing::new(format!("{words}: {}", told.trim())))
+}

@@ -1,0 +1,69 @@
+//! The few system calls that neither std nor nix wraps. One call a function.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+fn c_string(bytes: &[u8]) -> CString {
+    CString::new(bytes).expect("names of files and attributes hold no NUL")
+}
+
+/// The names of the extended attributes of `path` itself; none where the file system has none.
+pub fn list_xattrs(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let path = c_string(path.as_os_str().as_bytes());
+    let mut names = vec![0_u8; 64 << 10];
+    // SAFETY: `path` ends in NUL, and the buffer is writable for the length that is passed.
+    let len = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let Ok(len) = usize::try_from(len) else {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+            _ => Err(error),
+        };
+    };
+    let names = names[..len].split(|b| *b == 0);
+    Ok(names.filter(|n| !n.is_empty()).map(Vec::from).collect())
+}
+
+/// One extended attribute of `path` itself.
+pub fn get_xattr(path: &Path, name: &[u8]) -> io::Result<Vec<u8>> {
+    let path = c_string(path.as_os_str().as_bytes());
+    let name = c_string(name);
+    let mut value = vec![0_u8; 64 << 10];
+    let (at, room) = (value.as_mut_ptr().cast(), value.len());
+    // SAFETY: both strings end in NUL, and the buffer is writable for the length that is passed.
+    let len = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), at, room) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    value.truncate(len);
+    Ok(value)
+}
+
+/// Sets one extended attribute of `path` itself.
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = c_string(path.as_os_str().as_bytes());
+    let name = c_string(name.as_bytes());
+    let (at, len) = (value.as_ptr().cast(), value.len());
+    // SAFETY: both strings end in NUL, and `value` is readable for its own length.
+    let done = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets atime and mtime of what an O_PATH descriptor names, a symbolic link too.
+pub fn set_times(fd: BorrowedFd<'_>, times: [libc::timespec; 2]) -> io::Result<()> {
+    let empty = OsStr::new("");
+    let empty = c_string(empty.as_bytes());
+    let (at, flags) = (times.as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: `times` holds the two timespecs that the call reads, and the path ends in NUL.
+    let done = unsafe { libc::utimensat(fd.as_raw_fd(), empty.as_ptr(), at, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// SIGKILL to one process, or (a negative number) to a process group. One that is gone is fine.
+pub fn kill(pid_or_group: i32) {
+    assert!(pid_or_group.unsigned_abs() > 1, "never init, never everybody");
+    // SAFETY: the call takes plain numbers; the caller passes processes that it started.
+    unsafe { libc::kill(pid_or_group, libc::SIGKILL) };
+}
