@@ -39,7 +39,7 @@ impl PieceHasher {
 
     /// Takes `len` zero bytes: a hole.
     pub fn update_zeros(&mut self, mut len: u64) {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while len > 0 {
             let now = usize::try_from(len).map_or(ZEROS.len(), |len| len.min(ZEROS.len()));
             self.hasher.update(&ZEROS[..now]);

@@ -5,7 +5,7 @@
 //! directories are a stack, so that the scan goes deep before it goes wide; when the stack is long, a
 //! thread lists a new directory at once instead of adding it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::proto::{Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::sys::{DirCache, Errno, Meta, list, make_dir, open_dir_at, open_root};
-use crate::types::{Failure, Kind, Op, RelPath, Side};
+use crate::types::{Failure, Kind, Op, RelPath, Side, Timestamp};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -37,8 +37,8 @@ pub enum ScanEvent {
     Single { id: DirId, source: u16, path: RelPath },
     /// Some of a directory's entries, without its directories.
     Names { dir: DirId, names: Names },
-    /// All of a directory has been seen; `failure` if it could not be.
-    Listed { dir: DirId, subdirs: u64, failure: Option<Failure> },
+    /// All of a directory has been seen; `failure` if it could not be. Its atime is the one from before.
+    Listed { dir: DirId, subdirs: u64, atime: Option<Timestamp>, failure: Option<Failure> },
     /// A source's own `.pcopy`, which is not copied.
     StateSkipped { source: u16 },
 }
@@ -174,25 +174,38 @@ impl Scanner {
         let id = self.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(ScanEvent::Names { dir: id, names: Names::one(name, kind) })?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, failure: None })
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, atime: None, failure: None })
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
         let Pending { parent, source, path } = pending;
         let id = self.new_id();
         self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        let failure = match self.list_entries(id, source, &path, nested) {
-            Ok(subdirs) => {
-                return self.send(ScanEvent::Listed { dir: id, subdirs, failure: None });
+        let opened = self.open_both(source, &path).and_then(|dir| {
+            let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
+            Ok((dir, meta.atime))
+        });
+        let (dir, atime) = match opened {
+            Ok((dir, atime)) => (dir, Some(atime)),
+            Err(failure) => {
+                return self.send(ScanEvent::Listed { dir: id, subdirs: 0, atime: None, failure: Some(failure) });
             }
-            Err(Trouble::Gone) => return Err(Gone),
-            Err(Trouble::Failed(failure, subdirs)) => (failure, subdirs),
         };
-        self.send(ScanEvent::Listed { dir: id, subdirs: failure.1, failure: Some(failure.0) })
+        let (subdirs, failure) = match self.list_entries((id, source), &path, &dir, nested) {
+            Ok(subdirs) => (subdirs, None),
+            Err(Trouble::Gone) => return Err(Gone),
+            Err(Trouble::Failed(failure, subdirs)) => (subdirs, Some(failure)),
+        };
+        self.send(ScanEvent::Listed { dir: id, subdirs, atime, failure })
     }
 
-    fn list_entries(&mut self, id: DirId, source: u16, path: &RelPath, nested: usize) -> Result<u64, Trouble> {
-        let dir = self.open_both(source, path).map_err(|failure| Trouble::Failed(failure, 0))?;
+    fn list_entries(
+        &mut self,
+        (id, source): (DirId, u16),
+        path: &RelPath,
+        dir: &OwnedFd,
+        nested: usize,
+    ) -> Result<u64, Trouble> {
         let is_top = self.shared.job.sources[usize::from(source)].target == *path;
         let listing_fd = open_dir_at(dir.as_fd(), b".").map_err(|err| Trouble::listing(err, 0))?;
         let mut batch = Names::default();
@@ -207,7 +220,7 @@ impl Scanner {
                 gone = self.send(ScanEvent::StateSkipped { source }).is_err();
                 return;
             }
-            let kind = match entry.kind.map_or_else(|| kind_of(&dir, entry.name), Ok) {
+            let kind = match entry.kind.map_or_else(|| kind_of(dir, entry.name), Ok) {
                 // gone again since it was listed
                 Err(Errno::ENOENT) => return,
                 Err(err) => {
@@ -256,7 +269,7 @@ impl Scanner {
     }
 
     /// Opens a directory of the source and makes the destination's.
-    fn open_both(&mut self, source: u16, path: &RelPath) -> Result<Arc<std::os::fd::OwnedFd>, Failure> {
+    fn open_both(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
         let below = path.strip(&self.shared.job.sources[usize::from(source)].target);
         let below = below.expect("the scan's paths are below their source's target");
         if let Some((parent, name)) = path.split() {
@@ -283,6 +296,6 @@ fn failure(op: Op, side: Side, err: Errno) -> Failure {
     Failure { op, side, errno: err as i32 }
 }
 
-fn kind_of(dir: &std::os::fd::OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
+fn kind_of(dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
     Meta::at(dir.as_fd(), name)?.kind.ok_or(Errno::EOPNOTSUPP)
 }

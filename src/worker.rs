@@ -62,7 +62,7 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
             Some((_, Message::Begin(Ok(job)))) => break job,
             Some((_, Message::Begin(Err(())))) => return Ok(()),
             Some(_) => return Err(WorkerError::Unexpected("work before the job")),
-            None => thread::sleep(pause.next()),
+            None => thread::sleep(pause.longer()),
         }
     };
     let (hello, mut worker) = match Worker::start(job, comm) {
@@ -93,7 +93,7 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
         }
         match &mut worker {
             Some(worker) => worker.wait(comm, &mut pause)?,
-            None => thread::sleep(pause.next()),
+            None => thread::sleep(pause.longer()),
         }
     }
 }
@@ -181,7 +181,7 @@ impl Worker {
     /// # Errors
     /// Records could not be kept, or another thread has panicked.
     pub fn wait(&mut self, comm: &mut Comm, pause: &mut Pause) -> Result<(), WorkerError> {
-        let report = self.reports.recv_timeout(pause.next());
+        let report = self.reports.recv_timeout(pause.longer());
         self.take_waited(comm, pause, report)
     }
 
@@ -211,7 +211,7 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             // all I/O threads have ended, as they do after Stop
             Err(RecvTimeoutError::Disconnected) => {
-                thread::sleep(pause.next().max(Duration::from_micros(50)));
+                thread::sleep(pause.longer().max(Duration::from_micros(50)));
                 Ok(())
             }
         }

@@ -223,7 +223,7 @@ impl Comm {
         };
         let mut pause = Pause::default();
         while !is_complete(&mut request) {
-            thread::sleep(pause.next());
+            thread::sleep(pause.longer());
         }
         sums
     }
@@ -236,7 +236,7 @@ impl Comm {
             if self.sends.is_empty() {
                 return;
             }
-            thread::sleep(pause.next());
+            thread::sleep(pause.longer());
         }
     }
 }

@@ -17,7 +17,7 @@ impl Pause {
     const CALLS_BEFORE_LONG: u32 = 1000;
 
     /// The next pause.
-    pub fn next(&mut self) -> Duration {
+    pub fn longer(&mut self) -> Duration {
         self.calls = self.calls.saturating_add(1);
         if self.calls <= Self::YIELDS {
             return Duration::ZERO;
@@ -42,11 +42,11 @@ mod tests {
     #[test]
     fn pauses_grow_to_their_limits_and_start_again() {
         let mut pause = Pause::default();
-        let pauses: Vec<_> = (0..2000).map(|_| pause.next()).collect();
+        let pauses: Vec<_> = (0..2000).map(|_| pause.longer()).collect();
         assert!(pauses.is_sorted());
         assert_eq!((pauses[0], pauses[20], pauses[21]), (Duration::ZERO, Pause::SHORTEST, Pause::SHORTEST * 2));
         assert_eq!((pauses[100], pauses[1999]), (Pause::SHORT, Pause::LONG));
         pause.reset();
-        assert_eq!(pause.next(), Duration::ZERO);
+        assert_eq!(pause.longer(), Duration::ZERO);
     }
 }

@@ -18,7 +18,7 @@ use crate::proto::{
     FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report, Returned, Task, TaskResult,
 };
 use crate::scan::{DirId, ScanEvent};
-use crate::types::{Failure, Kind, RelPath, Stats};
+use crate::types::{Failure, Kind, RelPath, Stats, Timestamp};
 
 /// Names that wait for a rank, at most, before the scan has to wait.
 const MAX_QUEUED_NAMES: usize = 128 << 10;
@@ -59,6 +59,7 @@ struct Dir {
     /// Entries seen minus entries ended; below zero when a subdirectory ends before its listing is reported.
     open_entries: i64,
     listed: bool,
+    atime: Option<Timestamp>,
     failure: Option<Failure>,
 }
 
@@ -150,9 +151,10 @@ impl Coordinator {
                 self.queued_len += names.byte_len();
                 self.names.push_back((dir, names));
             }
-            ScanEvent::Listed { dir, subdirs, failure } => {
+            ScanEvent::Listed { dir, subdirs, atime, failure } => {
                 let state = self.dir_mut(dir);
                 state.listed = true;
+                state.atime = atime;
                 state.failure = failure;
                 state.open_entries += signed(subdirs);
                 self.finish_if_empty(dir);
@@ -371,7 +373,7 @@ impl Coordinator {
             let id = self.finished_dirs.pop_front().expect("there is a front");
             let dir = self.dir_mut(id);
             len += dir.path.as_bytes().len();
-            dirs.push(FinishedDir { path: dir.path.clone(), failure: dir.failure.take() });
+            dirs.push(FinishedDir { path: dir.path.clone(), atime: dir.atime, failure: dir.failure.take() });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -426,7 +428,16 @@ impl Coordinator {
 
 impl Dir {
     fn new(source: u16, path: RelPath) -> Self {
-        Self { parent: None, source, path, is_holder: false, open_entries: 0, listed: false, failure: None }
+        Self {
+            parent: None,
+            source,
+            path,
+            is_holder: false,
+            open_entries: 0,
+            listed: false,
+            atime: None,
+            failure: None,
+        }
     }
 }
 

@@ -115,6 +115,7 @@ impl Simulation {
             queue.push_back(ScanEvent::Listed {
                 dir: id,
                 subdirs: children[i],
+                atime: None,
                 failure: failed.then(|| failure(Op::List)),
             });
         }
@@ -236,8 +237,15 @@ impl Simulation {
     }
 
     fn try_entry(&mut self, path: RelPath, alone: bool, stats: &mut Stats) -> Option<Returned> {
-        let large =
-            |path, size| Returned::Large(LargeFile { source: 0, path, identity: identity(size), sparse: false });
+        let large = |path, size| {
+            Returned::Large(LargeFile {
+                source: 0,
+                path,
+                identity: identity(size),
+                atime: Timestamp::default(),
+                sparse: false,
+            })
+        };
         match self.fates[&path] {
             Fate::Large(size, _) | Fate::LargeFails(size) => return Some(large(path, size)),
             Fate::Linked(ino, names) if !alone => {

@@ -94,7 +94,7 @@ impl<'a> Lead<'a> {
             }
             match &mut self.worker {
                 Some(worker) => worker.wait(self.comm, &mut self.pause)?,
-                None => std::thread::sleep(self.pause.next()),
+                None => std::thread::sleep(self.pause.longer()),
             }
         }
     }
@@ -167,7 +167,7 @@ impl<'a> Lead<'a> {
                 return Ok(worker.take_waited(self.comm, &mut self.pause, report)?);
             }
             recv(events) -> event => event,
-            default(self.pause.next()) => {
+            default(self.pause.longer()) => {
                 return Ok(worker.take_waited(self.comm, &mut self.pause, Err(RecvTimeoutError::Timeout))?);
             }
         };

@@ -32,7 +32,7 @@ impl Stream {
     ///
     /// # Errors
     /// A run that cannot be read, or ends early.
-    pub fn next(&mut self) -> io::Result<Option<Record>> {
+    pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         match self {
             Self::Memory(records) => Ok(records.next()),
             Self::Run(reader) => decode(reader),
@@ -60,7 +60,7 @@ impl Merged {
     }
 
     fn advance(&mut self, index: usize) -> io::Result<()> {
-        if let Some(record) = self.streams[index].next()? {
+        if let Some(record) = self.streams[index].next_record()? {
             self.order.push(Reverse((record.path.clone(), index)));
             self.heads[index] = Some(record);
         }

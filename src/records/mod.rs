@@ -88,7 +88,7 @@ impl Recorder {
 
     fn spill(&mut self) -> io::Result<()> {
         let mut sorted = self.sorted_buffer();
-        let run = self.write_run(std::iter::from_fn(|| sorted.next().transpose()))?;
+        let run = self.write_run(std::iter::from_fn(|| sorted.next_record().transpose()))?;
         self.add_run(0, run)
     }
 
