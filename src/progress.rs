@@ -56,17 +56,31 @@ impl Display {
 
     /// Says how far the job is, if it is time.
     pub fn tick(&mut self, progress: impl FnOnce() -> Progress) {
-        let Some(interval) = self.interval else {
-            return;
-        };
-        let passed = self.last.elapsed();
-        if passed < interval {
-            return;
-        }
+        let Some(passed) = self.is_time() else { return };
         let progress = progress();
         let line = line(&progress, &self.last_progress, passed.as_secs_f64());
-        self.last = Instant::now();
         self.last_progress = progress;
+        self.show(line);
+    }
+
+    /// Says what the job waits for after the copy, if it is time.
+    pub fn tick_phase(&mut self, phase: &str) {
+        if self.is_time().is_some() {
+            self.show(phase.to_string());
+        }
+    }
+
+    /// How long the last line is ago, when the next one is due; it counts as said.
+    fn is_time(&mut self) -> Option<Duration> {
+        let passed = self.last.elapsed();
+        if passed < self.interval? {
+            return None;
+        }
+        self.last = Instant::now();
+        Some(passed)
+    }
+
+    fn show(&self, line: String) {
         match &self.bar {
             Some(bar) => {
                 bar.set_message(line);

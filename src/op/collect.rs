@@ -32,6 +32,7 @@ pub fn collect(
     let trouble = |error| LeadError::Manifest(path.map_or_else(String::new, |path| path.display().to_string()), error);
     let mut writer = path.map(|path| Writer::create(path, job_id, header)).transpose().map_err(trouble)?;
     let mut counted = Stats::default();
+    lead.phase = "all is copied and durable; writing the manifest";
     let mut merge = Merge::new(lead);
     let mut held: Option<Record> = None;
     let mut joined = 0;

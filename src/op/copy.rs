@@ -74,6 +74,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     };
     let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
     fs::remove_file(&marker).map_err(|err| LeadError::Manifest(marker.display().to_string(), err))?;
+    set_aside(&plan)?;
     if config.verbose {
         say_choices(&lead.display, &plan, config, &hellos);
     }
@@ -83,6 +84,19 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     lead.display.finish();
     say(&summary, config.output);
     Ok(summary.code)
+}
+
+/// An older manifest must not make this copy look complete while it is not.
+fn set_aside(plan: &Plan) -> Result<(), LeadError> {
+    let Some(manifest) = &plan.manifest else { return Ok(()) };
+    let mut previous = manifest.clone().into_os_string();
+    previous.push(".previous");
+    match fs::rename(manifest, previous) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(LeadError::Manifest(manifest.display().to_string(), err))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refuse(mut lead: Lead<'_>) -> ExitCode {

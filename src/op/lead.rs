@@ -32,6 +32,8 @@ pub struct Lead<'a> {
     pub comm: &'a mut Comm,
     pub worker: Option<Worker>,
     pub display: Display,
+    /// What is waited for outside of the copy itself, in words.
+    pub phase: &'static str,
     pause: Pause,
 }
 
@@ -45,7 +47,7 @@ pub enum Incoming {
 
 impl<'a> Lead<'a> {
     pub fn new(comm: &'a mut Comm, worker: Option<Worker>, display: Display) -> Self {
-        Self { comm, worker, display, pause: Pause::default() }
+        Self { comm, worker, display, phase: "waiting for all ranks", pause: Pause::default() }
     }
 
     /// Sends a message to every rank, this one too.
@@ -92,6 +94,7 @@ impl<'a> Lead<'a> {
             if let Some(incoming) = self.poll()? {
                 return Ok(incoming);
             }
+            self.display.tick_phase(self.phase);
             match &mut self.worker {
                 Some(worker) => worker.wait(self.comm, &mut self.pause)?,
                 None => std::thread::sleep(self.pause.longer()),
@@ -184,6 +187,7 @@ impl<'a> Lead<'a> {
     /// # Errors
     /// What ends the job.
     pub fn stop(&mut self) -> Result<(Stats, Vec<String>), LeadError> {
+        self.phase = "all is copied; making it durable";
         self.send_to_all(&Message::Stop);
         let mut troubles = Vec::new();
         for _ in 0..self.comm.size() {
