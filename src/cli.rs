@@ -39,10 +39,11 @@ Examples:
 /// Directories are copied with all that is in them. Mode, owner (as root), times, extended attributes, ACLs, hard links and
 /// holes are preserved. What was copied stands in .pcopy/manifest.jsonl in the copy's root, one line an entry.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "pcopy", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "pcopy", version, override_usage = "pcopy [OPTIONS] SRC... DST")]
+#[command(after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
-    /// What to copy, and last, where to
-    #[arg(value_name = "SRC... DST", required_unless_present = "generate", num_args = 2.., conflicts_with = "generate")]
+    /// SRC..., what to copy: files and directories; and last DST, where to
+    #[arg(value_name = "PATH", required_unless_present = "generate", conflicts_with = "generate")]
     paths: Vec<PathBuf>,
 
     /// Files larger than this are cut into ranges of it, which any rank copies; rounded up to a power of two
@@ -153,7 +154,11 @@ impl Cli {
             notes.push(format!("the block size of {wanted} bytes is rounded up to {used}, a multiple of 4 KiB"));
         }
         let mut sources = self.paths;
-        let destination = sources.pop().ok_or_else(|| error("no destination".into()))?;
+        let destination = sources.pop().ok_or_else(|| error("nothing to copy: pcopy SRC... DST".into()))?;
+        if sources.is_empty() {
+            let path = destination.display();
+            return Err(error(format!("{path}: no destination to copy it to: pcopy SRC... DST")));
+        }
         if let Some(empty) = sources.iter().chain([&destination]).find(|path| path.as_os_str().is_empty()) {
             return Err(error(format!("an empty path ({empty:?}); is a variable unset?")));
         }
