@@ -10,6 +10,9 @@ use crate::proto::Message;
 use crate::records::decode_all;
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
 
+/// Records of a rank that are left when it is asked for more.
+const ASK_BELOW: usize = 256;
+
 /// The sorted records of one rank, a frame at a time.
 struct RankStream {
     records: VecDeque<Record>,
@@ -105,29 +108,29 @@ impl Merge {
             let Incoming::Records(records, last) = incoming else {
                 return Err(LeadError::Unexpected(from, "a message that is no record"));
             };
-            self.take(lead, from, &records.0, last)?;
+            self.take(from, &records.0, last)?;
         }
         let Some(Reverse((_, rank))) = self.order.pop() else {
             return Ok(None);
         };
         let stream = &mut self.streams[rank];
         let record = stream.records.pop_front().expect("a stream in the order has a record");
+        // ahead of its end, but never more than a frame: a rank that answers fast must not fill the memory
+        if stream.records.len() < ASK_BELOW && !stream.asked && !stream.last {
+            stream.asked = true;
+            lead.comm.send(rank, &Message::WantRecords);
+        }
         self.advance(rank);
         Ok(Some(record))
     }
 
-    fn take(&mut self, lead: &mut Lead<'_>, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
+    fn take(&mut self, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
         let records = decode_all(frame).map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
         let stream = &mut self.streams[from];
         let was_empty = stream.records.is_empty();
         stream.records.extend(records);
         stream.last = last;
         stream.asked = false;
-        if !last {
-            // one frame ahead, while this one is written
-            stream.asked = true;
-            lead.comm.send(from, &Message::WantRecords);
-        }
         if was_empty {
             self.unknown -= 1;
             self.advance(from);

@@ -11,16 +11,11 @@ use crate::types::{Record, RelPath};
 
 /// Records of one origin, sorted by path.
 pub enum Stream {
-    Memory(std::vec::IntoIter<Record>),
+    Memory(Box<dyn Iterator<Item = io::Result<Record>> + Send>),
     Run(RunReader),
 }
 
 impl Stream {
-    /// Over records that are sorted by path.
-    pub(super) fn memory(sorted: Vec<Record>) -> Self {
-        Self::Memory(sorted.into_iter())
-    }
-
     /// Over a run. Its name is removed at once: it is read once, and nothing is left after a crash.
     pub(super) fn run(path: &Path) -> io::Result<Self> {
         let reader = RunReader::with_capacity(256 << 10, File::open(path)?);
@@ -34,7 +29,7 @@ impl Stream {
     /// A run that cannot be read, or ends early.
     pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         match self {
-            Self::Memory(records) => Ok(records.next()),
+            Self::Memory(records) => records.next().transpose(),
             Self::Run(reader) => decode(reader),
         }
     }

@@ -7,6 +7,7 @@
 //! A run is a sequence of records, each its length (u32, little-endian) and its postcard encoding. Runs
 //! live for one job; nothing reads them later.
 
+mod batch;
 mod merge;
 
 use std::fs::{File, OpenOptions};
@@ -14,6 +15,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use batch::Batch;
 pub use merge::{Merged, Stream};
 
 use crate::types::{Record, Stats};
@@ -22,8 +24,7 @@ use crate::types::{Record, Stats};
 pub struct Recorder {
     /// Where runs go, and the start of their names; `None` keeps everything in memory.
     place: Option<(PathBuf, String)>,
-    buffer: Vec<Record>,
-    buffered_len: usize,
+    buffer: Batch,
     /// Runs by level: a run of level n was merged from [`Recorder::FAN_IN`] of level n - 1.
     levels: Vec<Vec<PathBuf>>,
     runs_made: u64,
@@ -40,8 +41,7 @@ impl Recorder {
     pub fn new(dir: Option<&Path>, prefix: String) -> Self {
         Self {
             place: dir.map(|dir| (dir.to_path_buf(), prefix)),
-            buffer: Vec::new(),
-            buffered_len: 0,
+            buffer: Batch::default(),
             levels: Vec::new(),
             runs_made: 0,
             stats: Stats::default(),
@@ -52,11 +52,10 @@ impl Recorder {
     ///
     /// # Errors
     /// A run could not be written; the records are lost, and with them the manifest.
-    pub fn extend(&mut self, records: Vec<Record>, ended: &Stats) -> io::Result<()> {
-        self.stats.add(ended);
-        self.buffered_len += records.iter().map(weight).sum::<usize>();
-        self.buffer.extend(records);
-        if self.buffered_len >= Self::RUN_LEN && self.place.is_some() {
+    pub fn append(&mut self, records: &Batch) -> io::Result<()> {
+        self.stats.add(records.stats());
+        self.buffer.append(records);
+        if self.buffer.byte_len() >= Self::RUN_LEN && self.place.is_some() {
             self.spill()?;
         }
         Ok(())
@@ -80,10 +79,7 @@ impl Recorder {
     }
 
     fn sorted_buffer(&mut self) -> Stream {
-        self.buffered_len = 0;
-        let mut records = std::mem::take(&mut self.buffer);
-        records.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Stream::memory(records)
+        Stream::Memory(Box::new(std::mem::take(&mut self.buffer).into_sorted()))
     }
 
     fn spill(&mut self) -> io::Result<()> {
@@ -121,11 +117,6 @@ impl Recorder {
         run.into_inner().map_err(io::IntoInnerError::into_error)?;
         Ok(path)
     }
-}
-
-/// Bytes of memory of a record, about.
-fn weight(record: &Record) -> usize {
-    size_of::<Record>() + record.path.as_bytes().len() + 16
 }
 
 /// Appends the record as runs and messages hold it.
@@ -186,11 +177,11 @@ mod tests {
     fn records_come_back_sorted_through_many_runs_and_leave_no_file() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut recorder = Recorder::new(Some(dir.path()), "run".into());
-        let all: u32 = 2_000_000;
+        let all: u32 = 4_000_000;
         for start in (0..all).step_by(10_000) {
-            recorder
-                .extend((start..start + 10_000).map(record).collect(), &Stats { errors: 10_000, ..Stats::default() })
-                .expect("kept");
+            let mut batch = Batch::default();
+            (start..start + 10_000).for_each(|n| batch.push(&record(n)));
+            recorder.append(&batch).expect("kept");
         }
         assert!(recorder.levels.len() >= 2, "enough for a second level");
         assert_eq!(recorder.stats().errors, u64::from(all));

@@ -104,7 +104,7 @@ impl Mover {
         attempts_before: u8,
     ) -> Result<Attempt, Failure> {
         for attempt in attempts_before..MAX_ATTEMPTS {
-            self.task.ended.recopied += u64::from(attempt > 0 && attempt > attempts_before);
+            self.task.records.count_recopied(u64::from(attempt > attempts_before));
             let attempt = match kind {
                 Kind::File => self.copy_file(source, place, links)?,
                 _ => self.copy_special(source, place, kind, links)?,

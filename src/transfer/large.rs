@@ -50,7 +50,7 @@ impl Mover {
 
     /// Metadata and the final name, after the last range.
     pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, attempt: u8) -> TaskResult {
-        self.task.ended.recopied += u64::from(attempt);
+        self.task.records.count_recopied(u64::from(attempt));
         let owned = match self.try_finish(file) {
             Ok(None) => return TaskResult::Changed,
             Ok(Some(facts)) => {

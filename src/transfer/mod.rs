@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use node::{Node, marker_name};
 
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
-use crate::records::Recorder;
+use crate::records::{Batch, Recorder};
 use crate::sys::{Buffer, DirCache, Errno, remove_file};
-use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
+use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
 
 /// Times that a file is copied again because it changed while it was read.
 pub const MAX_ATTEMPTS: u8 = 3;
@@ -37,8 +37,7 @@ pub struct Mover {
 /// What the current task has ended so far.
 #[derive(Default)]
 struct TaskLog {
-    records: Vec<Record>,
-    ended: Stats,
+    records: Batch,
     failures: Vec<(RelPath, Failure)>,
     bytes_moved: u64,
 }
@@ -98,8 +97,8 @@ impl Mover {
     pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> std::io::Result<Report> {
         let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
         let log = std::mem::take(&mut self.task);
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).extend(log.records, &log.ended)?;
-        Ok(Report { id, results, bytes_moved: log.bytes_moved, ended: log.ended, failures: log.failures })
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).append(&log.records)?;
+        Ok(Report { id, results, bytes_moved: log.bytes_moved, ended: *log.records.stats(), failures: log.failures })
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
@@ -124,9 +123,7 @@ impl Mover {
                 self.task.failures.push((path.clone(), failure.clone()));
             }
         }
-        let record = Record { path, kind, outcome };
-        self.task.ended.count(&record);
-        self.task.records.push(record);
+        self.task.records.push(&Record { path, kind, outcome });
     }
 
     fn fail(&mut self, path: RelPath, kind: Kind, failure: Failure) -> TaskResult {
