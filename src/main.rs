@@ -39,6 +39,7 @@ fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
         Err(err) => return Err(err.into()),
     };
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    raise_open_files_limit();
     let (rank, host) = (comm.rank(), comm.host().to_string());
     let ended = if rank == 0 {
         op::copy(&mut comm, config).map_err(anyhow::Error::from)
@@ -49,9 +50,21 @@ fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
         Ok(code) => Ok(code.number()),
         Err(err) => {
             // the others may wait for this rank for ever: end them too
-            say(&format!("pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete"));
+            // a panic has said its line
+            if !comm::has_panicked() {
+                say(&format!("pcopy: rank {rank} ({host}) cannot go on: {err:#}; the copy is NOT complete"));
+            }
             comm::abort(ExitCode::Broken.number());
         }
+    }
+}
+
+/// Each I/O thread keeps directories open: the usual soft limit of 1024 is too near.
+fn raise_open_files_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // where it may not be raised the old limit holds, and an entry that meets it fails with EMFILE
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

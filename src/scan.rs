@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::proto::{Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
-use crate::sys::{DirCache, Errno, Meta, list, make_dir, open_dir_at, open_root};
+use crate::sys::{DirCache, Errno, Meta, list, make_dir, open_dir_at};
 use crate::types::{Failure, Kind, Op, RelPath, Side, Timestamp};
 
 /// The number of a directory in this job.
@@ -25,6 +25,8 @@ const CHANNEL_LEN: usize = 128;
 const MAX_PENDING: usize = 100_000;
 /// How deep a thread goes with that.
 const MAX_NESTED: usize = 32;
+/// Bytes of a directory's path below the copy's root: sixteen times what the system takes in one call.
+const MAX_PATH_LEN: usize = 64 << 10;
 /// A source's own state from an earlier copy, at its top.
 pub const STATE_DIR_NAME: &[u8] = b".pcopy";
 
@@ -47,6 +49,14 @@ pub enum ScanEvent {
 pub struct Scan {
     pub events: Receiver<ScanEvent>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The open roots of both trees.
+pub struct Roots {
+    /// One a source: the directory that it is, or that holds it.
+    pub sources: Vec<Arc<OwnedFd>>,
+    /// The copy's root.
+    pub destination: Arc<OwnedFd>,
 }
 
 struct Pending {
@@ -74,8 +84,8 @@ impl Scan {
     /// Starts to list the job's sources with `threads` threads.
     ///
     /// # Errors
-    /// A root that cannot be opened, or a thread that cannot be started.
-    pub fn start(job: &Arc<Job>, threads: usize, singles: &[(u16, Kind)]) -> std::io::Result<Self> {
+    /// A thread that cannot be started.
+    pub fn start(job: &Arc<Job>, roots: &Roots, threads: usize, singles: &[(u16, Kind)]) -> std::io::Result<Self> {
         let (sender, events) = bounded(CHANNEL_LEN);
         let tops = job.sources.iter().zip(0u16..).filter(|(source, _)| source.single.is_none());
         let pending = tops.map(|(source, index)| Pending { parent: None, source: index, path: source.target.clone() });
@@ -88,7 +98,7 @@ impl Scan {
         let mut handles = Vec::new();
         let mut singles = singles.to_vec();
         for index in 0..threads {
-            let mut scanner = Scanner::new(&shared, sender.clone())?;
+            let mut scanner = Scanner::new(&shared, roots, sender.clone());
             let singles = std::mem::take(&mut singles);
             handles.push(thread::Builder::new().name(format!("scan {index}")).spawn(move || scanner.run(&singles))?);
         }
@@ -107,7 +117,7 @@ impl Scan {
 struct Scanner {
     shared: Arc<Shared>,
     events: Sender<ScanEvent>,
-    sources: Vec<DirCache>,
+    sources: DirCache,
     destination: DirCache,
 }
 
@@ -115,14 +125,9 @@ struct Scanner {
 struct Gone;
 
 impl Scanner {
-    fn new(shared: &Arc<Shared>, events: Sender<ScanEvent>) -> std::io::Result<Self> {
-        use std::os::unix::ffi::OsStrExt;
-        let cache = |path: &[u8]| {
-            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-            open_root(path).map(|fd| DirCache::new(Arc::new(fd))).map_err(std::io::Error::from)
-        };
-        let sources = shared.job.sources.iter().map(|source| cache(&source.dir)).collect::<Result<_, _>>()?;
-        Ok(Self { sources, destination: cache(&shared.job.destination)?, shared: Arc::clone(shared), events })
+    fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<ScanEvent>) -> Self {
+        let destination = DirCache::new(vec![Arc::clone(&roots.destination)]);
+        Self { sources: DirCache::new(roots.sources.clone()), destination, shared: Arc::clone(shared), events }
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
@@ -181,7 +186,7 @@ impl Scanner {
         let Pending { parent, source, path } = pending;
         let id = self.new_id();
         self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        let opened = self.open_both(source, &path).and_then(|dir| {
+        let opened = self.check_len(&path).and_then(|()| self.open_both(source, &path)).and_then(|dir| {
             let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
             Ok((dir, meta.atime))
         });
@@ -211,7 +216,6 @@ impl Scanner {
         let mut batch = Names::default();
         let (mut subdirs, mut gone) = (0, false);
         let mut unknown = None;
-        let mut late = Vec::new();
         let listed = list(listing_fd, |entry| {
             if gone || unknown.is_some() {
                 return;
@@ -233,7 +237,7 @@ impl Scanner {
                 subdirs += 1;
                 let pending = Pending { parent: Some(id), source, path: path.join(entry.name) };
                 if let Some(pending) = self.push(pending, nested) {
-                    late.push(pending);
+                    gone = self.list(pending, nested + 1).is_err();
                 }
                 return;
             }
@@ -245,9 +249,6 @@ impl Scanner {
         });
         if !gone && !batch.is_empty() {
             gone = self.send(ScanEvent::Names { dir: id, names: batch }).is_err();
-        }
-        for pending in late {
-            gone = gone || self.list(pending, nested + 1).is_err();
         }
         match listed.err().or(unknown) {
             _ if gone => Err(Trouble::Gone),
@@ -268,15 +269,24 @@ impl Scanner {
         None
     }
 
+    /// A path is walked, sent and recorded as a whole: a tree that is made endlessly deep must not stop the job.
+    fn check_len(&self, path: &RelPath) -> Result<(), Failure> {
+        if path.as_bytes().len() <= MAX_PATH_LEN {
+            return Ok(());
+        }
+        Err(failure(Op::List, Side::Source, Errno::ENAMETOOLONG))
+    }
+
     /// Opens a directory of the source and makes the destination's.
     fn open_both(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
         let below = path.strip(&self.shared.job.sources[usize::from(source)].target);
         let below = below.expect("the scan's paths are below their source's target");
         if let Some((parent, name)) = path.split() {
-            let parent = self.destination.open(&parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-            make_dir(parent.as_fd(), name).map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+            let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
+            make_dir(parent.as_fd(), name, self.shared.job.fresh)
+                .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
         }
-        self.sources[usize::from(source)].open(&below).map_err(|err| failure(Op::Open, Side::Source, err))
+        self.sources.open(usize::from(source), &below).map_err(|err| failure(Op::Open, Side::Source, err))
     }
 }
 

@@ -16,7 +16,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::proto::{Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
 use crate::records::{Merged, Recorder, encode};
-use crate::sys::sync_file_system;
+use crate::scan::Roots;
+use crate::sys::{Errno, sync_file, sync_file_system};
 use crate::transfer::{Mover, Node};
 use crate::types::{Stats, escaped};
 
@@ -59,8 +60,8 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
     let mut pause = Pause::default();
     let job = loop {
         match comm.receive()? {
-            Some((_, Message::Begin(Ok(job)))) => break job,
-            Some((_, Message::Begin(Err(())))) => return Ok(()),
+            Some((_, Message::Begin(Some(job)))) => break job,
+            Some((_, Message::Begin(None))) => return Ok(()),
             Some(_) => return Err(WorkerError::Unexpected("work before the job")),
             None => thread::sleep(pause.longer()),
         }
@@ -234,11 +235,25 @@ impl Worker {
         for thread in self.threads.drain(..) {
             thread.join().map_err(|_| "an I/O thread panicked")?;
         }
-        if comm.leads_node() && self.node.needs_syncfs() {
-            let synced = sync_file_system(self.node.destination().as_fd());
-            synced.map_err(|err| format!("making the copy durable failed: syncfs: {}", err.desc()))?;
+        if !comm.leads_node() {
+            return Ok(());
         }
-        Ok(())
+        let root = self.node.destination().as_fd();
+        let synced = if self.node.needs_syncfs() {
+            sync_file_system(root)
+        } else {
+            // the names in it; each file was synced. Not every FUSE file system can sync a directory
+            match sync_file(root) {
+                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
+                synced => synced,
+            }
+        };
+        synced.map_err(|err| format!("making the copy durable failed: {}", err.desc()))
+    }
+
+    /// The open roots, for the scan of rank 0.
+    pub fn roots(&self) -> Roots {
+        Roots { sources: self.node.source_dirs(), destination: Arc::clone(self.node.destination()) }
     }
 
     /// The counters of all that this rank has ended.

@@ -6,6 +6,8 @@ use std::env;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launcher {
     found: Option<Found>,
+    /// A process manager that MPI can ask for the other ranks.
+    has_process_manager: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +55,9 @@ impl Launcher {
             }
             Some(Found { name, variable, ranks: number(variable)?, rank: number(rank).unwrap_or(0) })
         });
-        Self { found }
+        let has_process_manager =
+            ["PMIX_RANK", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_SIZE"].iter().any(|name| get(name).is_some());
+        Self { found, has_process_manager }
     }
 
     /// Whether other ranks may have been started with this one.
@@ -64,6 +68,11 @@ impl Launcher {
     /// Whether this process is the one that speaks when MPI cannot be asked.
     pub fn is_first(&self) -> bool {
         self.found.as_ref().is_none_or(|found| found.rank == 0)
+    }
+
+    /// Before MPI is started: OpenMPI under `srun --mpi=none` would abort with a page of text.
+    pub(super) fn check_environment(&self) -> Result<(), Mismatch> {
+        if self.has_process_manager { Ok(()) } else { self.check(1) }
     }
 
     /// Compares with the number of ranks that MPI knows.

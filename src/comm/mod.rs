@@ -82,6 +82,7 @@ impl Comm {
     /// # Errors
     /// MPI could not be started, or the launcher started other ranks than MPI knows of.
     pub fn start(launcher: &Launcher) -> Result<Self, CommError> {
+        launcher.check_environment()?;
         let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled).ok_or(CommError::Init)?;
         let world = universe.world();
         let of = |number: i32| usize::try_from(number).expect("MPI counts ranks from zero");
@@ -261,6 +262,8 @@ pub fn has_panicked() -> bool {
 
 /// Ends all ranks at once, with this exit code.
 pub fn abort(code: c_int) -> ! {
+    // MPICH's launcher drops what a rank wrote just before: without this 1 line of 10 that says why was lost
+    thread::sleep(Duration::from_millis(100));
     // SAFETY: MPI is initialised: Comm::start does that before it registers the only callers.
     unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code) };
     // MPI_Abort does not return; should it all the same, this rank must not go on

@@ -7,7 +7,7 @@ use crate::digest::Merge;
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Task};
 use crate::transfer::MAX_ATTEMPTS;
-use crate::types::{Failure, Op, Side};
+use crate::types::Failure;
 
 /// All large files that have not ended.
 pub(super) struct LargeFiles {
@@ -141,14 +141,11 @@ impl LargeFiles {
         let task = match &large.trouble {
             None => {
                 let digest = large.merge.as_ref().map(|merge| merge.digest().expect("every range has come"));
-                Task::FinishFile { file, digest, attempt: large.member.attempt }
+                Task::FinishFile { file, digest, unlinkable: large.member.unlinkable }
             }
             Some(Trouble::Failed(failure)) => Task::Abandon { file, failure: Some(failure.clone()) },
             Some(Trouble::Changed) if large.member.attempt + 1 < MAX_ATTEMPTS => Task::Abandon { file, failure: None },
-            Some(Trouble::Changed) => {
-                let failure = Failure { op: Op::Changed, side: Side::Source, errno: 0 };
-                Task::Abandon { file, failure: Some(failure) }
-            }
+            Some(Trouble::Changed) => Task::Abandon { file, failure: Some(Failure::CHANGED) },
         };
         Some((id, task))
     }

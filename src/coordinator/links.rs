@@ -63,7 +63,7 @@ impl Links {
         // ctime changes with every link that is made or removed; size and mtime tell whether the inode's
         // number was given to another file since
         if (group.identity.size, group.identity.mtime) != (identity.size, identity.mtime) {
-            return Next::Copy(member);
+            return Next::Copy(Member { unlinkable: true, ..member });
         }
         group.unseen = group.unseen.saturating_sub(1);
         group.waiting.push_back(member);
@@ -76,15 +76,10 @@ impl Links {
     /// The name that was copied has ended. If it failed, the next one is copied instead.
     pub(super) fn owner_ended(&mut self, id: LinkId, path: &RelPath, facts: Option<&Facts>) -> Option<Member> {
         let group = self.groups.get_mut(&id)?;
-        match facts {
-            // what was copied is not what the other names were seen as: they are copied on their own
-            Some(facts) if facts.size != group.identity.size && facts.target.is_none() => {}
-            Some(facts) => {
-                group.owner = Some((path.clone(), facts.clone()));
-                self.ready.push_back(id);
-                return None;
-            }
-            None => {}
+        if let Some(facts) = facts {
+            group.owner = Some((path.clone(), facts.clone()));
+            self.ready.push_back(id);
+            return None;
         }
         match group.waiting.pop_front() {
             Some(member) => Some(Member { group: Some(id), ..member }),

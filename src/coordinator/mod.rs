@@ -276,6 +276,7 @@ impl Coordinator {
             source: member.source,
             path: member.path.clone(),
             kind: member.kind,
+            id: member.group,
             attempt: member.attempt,
             unlinkable: member.unlinkable,
         };

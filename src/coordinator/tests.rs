@@ -243,6 +243,7 @@ impl Simulation {
                 path,
                 identity: identity(size),
                 atime: Timestamp::default(),
+                attempt: 0,
                 sparse: false,
             })
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::progress::Display;
 use crate::proto::{Direct, Hello, Job, Message};
 use crate::scan::Scan;
+use crate::sys::{XattrPlace, open_root, strip_acls};
 use crate::transfer::marker_name;
 use crate::types::{ExitCode, Stats, escaped, human_bytes};
 use crate::worker::Worker;
@@ -100,7 +102,7 @@ fn set_aside(plan: &Plan) -> Result<(), LeadError> {
 }
 
 fn refuse(mut lead: Lead<'_>) -> ExitCode {
-    lead.send_to_all(&Message::Begin(Err(())));
+    lead.send_to_all(&Message::Begin(None));
     lead.comm.flush();
     ExitCode::Refused
 }
@@ -115,6 +117,7 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
         sources: plan.sources.clone(),
         destination: plan.root.as_os_str().as_bytes().to_vec(),
         state_dir: plan.state_dir.as_ref().map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        fresh: !plan.root_exists,
         tuning: config.tuning,
     }
 }
@@ -126,6 +129,8 @@ fn prepare(plan: &Plan, job: &Job) -> Result<(), String> {
     private.mode(0o700);
     if !plan.root_exists {
         private.create(&plan.root).map_err(|err| failed(&plan.root, err))?;
+        let root = open_root(&plan.root).and_then(|root| strip_acls(XattrPlace::Fd(root.as_fd())));
+        root.map_err(|err| failed(&plan.root, err.into()))?;
     }
     let made = make_state(plan, job, &private).map_err(|(path, err)| failed(&path, err));
     made.inspect_err(|_| unprepare(plan, job))
@@ -153,7 +158,7 @@ fn unprepare(plan: &Plan, job: &Job) {
 
 /// Tells all ranks the job, starts this rank's worker, and waits until all are ready; or says who is not.
 fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, LeadError> {
-    let begin = Message::Begin(Ok(Box::new(job.clone())));
+    let begin = Message::Begin(Some(Box::new(job.clone())));
     for rank in 1..lead.comm.size() {
         lead.comm.send(rank, &begin);
     }
@@ -179,7 +184,7 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
         return Ok(Ok(hellos));
     };
     let others = troubled.count();
-    let more = if others > 0 { format!(" (and {others} more ranks are not ready)") } else { String::new() };
+    let more = if others > 0 { format!(" (and {others} more)") } else { String::new() };
     Ok(Err(format!("rank {rank} on {host}: {trouble}{more}")))
 }
 
@@ -195,7 +200,8 @@ fn run(
     let threads: Vec<u32> = hellos.iter().map(|hello| hello.threads).collect();
     let mut coordinator = Coordinator::new(&threads, config.tuning.range_len, config.tuning.digest);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let scan = Scan::start(&std::sync::Arc::new(job.clone()), cores.min(MAX_SCAN_THREADS), &plan.singles);
+    let roots = lead.worker.as_ref().expect("rank 0 works while it leads").roots();
+    let scan = Scan::start(&std::sync::Arc::new(job.clone()), &roots, cores.min(MAX_SCAN_THREADS), &plan.singles);
     lead.run(&mut coordinator, scan.map_err(LeadError::Scan)?)?;
     let (sums, mut troubles) = lead.stop()?;
     let header = header(plan, config, hellos, started);

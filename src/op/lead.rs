@@ -133,6 +133,10 @@ impl<'a> Lead<'a> {
         for (path, failure) in &report.failures {
             self.display.failure(path, failure);
         }
+        let more = report.ended.errors.saturating_sub(report.failures.len() as u64);
+        if more > 0 {
+            self.display.print(&format!("pcopy: error: and {more} more entries beside them; the manifest has each"));
+        }
         Ok(coordinator.report(from, &report)?)
     }
 

@@ -3,17 +3,19 @@
 //!
 //! The rules are dcp's, which are cp's where they overlap; `--help` has them.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::unistd::{AccessFlags, eaccess};
+use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use crate::cli::Config;
 use crate::proto::Source;
 use crate::scan::STATE_DIR_NAME;
-use crate::sys::{Meta, Mounts};
+use crate::sys::{Meta, Mounts, Place};
 use crate::types::{Kind, RelPath, escaped};
 
 /// One line that says which path, which operation, and what to do.
@@ -61,6 +63,9 @@ struct Named {
 /// # Errors
 /// Everything that is refused.
 pub fn resolve(config: &Config) -> Result<Plan, Refusal> {
+    if config.sources.len() > usize::from(u16::MAX) {
+        return Err(Refusal(format!("{} sources; at most {} at once", config.sources.len(), u16::MAX)));
+    }
     let named = config.sources.iter().map(|path| examine(path)).collect::<Result<Vec<_>, _>>()?;
     let notes = named.iter().filter_map(link_note).collect();
     let (root, root_exists, targets) = place(&config.destination, &named)?;
@@ -77,7 +82,7 @@ pub fn resolve(config: &Config) -> Result<Plan, Refusal> {
         root_exists,
         notes,
     };
-    check_targets(&named, &targets)?;
+    check_targets(&named, &targets, &plan)?;
     check_overlap(&named, &targets, &plan)?;
     check_access(&plan)?;
     let manifest = manifest_path(config, &plan)?;
@@ -227,49 +232,86 @@ fn place_new(destination: &Path, named: &[Named]) -> Result<(PathBuf, bool, Vec<
 }
 
 /// Two sources must not be one entry of the copy. (Contents of several may meet; that is seen while copying.)
-fn check_targets(named: &[Named], targets: &[RelPath]) -> Result<(), Refusal> {
-    for (later, target) in targets.iter().enumerate() {
-        let earlier = targets[..later].iter().position(|other| other == target && !target.is_root());
-        if let Some(earlier) = earlier {
-            let other = shown(&named[earlier].given);
-            return refuse(&named[later].given, format_args!("would be copied to the same place as {other}"));
+fn check_targets(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<(), Refusal> {
+    let mut taken: HashMap<&RelPath, &Path> = HashMap::new();
+    for (named, target) in named.iter().zip(targets).filter(|(_, target)| !target.is_root()) {
+        if let Some(other) = taken.insert(target, &named.given) {
+            return refuse(&named.given, format_args!("would be copied to the same place as {}", shown(other)));
+        }
+        if plan.state_dir.is_some() && target.as_bytes() == STATE_DIR_NAME {
+            return refuse(&named.given, "has the name of pcopy's own state, which the copy will have there");
         }
     }
     Ok(())
+}
+
+/// The copy of one source.
+fn copy_of(plan: &Plan, target: &RelPath) -> PathBuf {
+    if target.is_root() { plan.root.clone() } else { plan.root.join(name_of(target.as_bytes())) }
 }
 
 /// A directory is not copied into itself, a file not onto itself, by whatever names.
 fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<(), Refusal> {
     let mounts = Mounts::current();
     for (named, target) in named.iter().zip(targets) {
-        let copy = plan.root.join(name_of(target.as_bytes()));
+        let copy = copy_of(plan, target);
         if named.single.is_some() {
-            match Meta::of_path(&copy, false) {
-                Ok(there) if (there.dev, there.ino) == (named.meta.dev, named.meta.ino) => {
-                    return refuse(&named.given, format_args!("and {} are the same file", shown(&copy)));
-                }
-                Ok(there) if there.kind == Some(Kind::Dir) => {
-                    return refuse(&copy, "is a directory; a file cannot be copied onto it");
-                }
-                _ => continue,
+            check_single(named, &copy)?;
+        } else {
+            check_dir(named, &copy, &mounts)?;
+        }
+    }
+    // what goes to a directory must not replace a part of another source there
+    for (source, target) in named.iter().zip(targets).filter(|(named, _)| named.single.is_none()) {
+        let copy = copy_of(plan, target);
+        for other in named {
+            let Ok(below) = other.dir.strip_prefix(&copy) else { continue };
+            let Some(first) = below.components().next() else { continue };
+            if fs::symlink_metadata(source.dir.join(first)).is_ok() {
+                let (source, copy) = (shown(&source.given), shown(&copy));
+                return refuse(
+                    &other.given,
+                    format_args!("would be overwritten by what is copied from {source} to {copy}"),
+                );
             }
-        }
-        let there = Meta::of_path(&copy, true).ok();
-        let is_source = |meta: &Meta| (meta.dev, meta.ino) == (named.meta.dev, named.meta.ino);
-        if copy == named.dir || there.as_ref().is_some_and(is_source) {
-            return refuse(&named.given, format_args!("and {} are the same directory", shown(&copy)));
-        }
-        let ancestors = copy.ancestors().filter_map(|dir| Meta::of_path(dir, true).ok());
-        let within = copy.starts_with(&named.dir) || ancestors.into_iter().any(|meta| is_source(&meta)) || {
-            let sources = mounts.place(&named.dir).into_iter().chain(mounts.below(&named.dir));
-            let copy = mounts.place(&copy);
-            sources.into_iter().any(|source| copy.as_ref().is_some_and(|copy| copy.is_within(&source)))
-        };
-        if within {
-            return refuse(&copy, format_args!("the destination is inside its source {}", shown(&named.given)));
         }
     }
     Ok(())
+}
+
+fn check_single(named: &Named, copy: &Path) -> Result<(), Refusal> {
+    match Meta::of_path(copy, false) {
+        Ok(there) if is_same(&there, &named.meta) => {
+            refuse(&named.given, format_args!("and {} are the same file", shown(copy)))
+        }
+        Ok(there) if there.kind == Some(Kind::Dir) => refuse(copy, "is a directory; a file cannot be copied onto it"),
+        _ => Ok(()),
+    }
+}
+
+fn check_dir(named: &Named, copy: &Path, mounts: &Mounts) -> Result<(), Refusal> {
+    if copy == named.dir || Meta::of_path(copy, true).is_ok_and(|there| is_same(&there, &named.meta)) {
+        return refuse(&named.given, format_args!("and {} are the same directory", shown(copy)));
+    }
+    let below_source = |dir: &Path| Meta::of_path(dir, true).is_ok_and(|meta| is_same(&meta, &named.meta));
+    let meets_source = |place: Place| {
+        let meeting = mounts.place(copy).and_then(|copy| copy.meeting_point(&place));
+        meeting.is_some_and(|(a, b)| match (Meta::of_path(&a, true), Meta::of_path(&b, true)) {
+            (Ok(a), Ok(b)) => is_same(&a, &b),
+            _ => false,
+        })
+    };
+    let within = copy.starts_with(&named.dir)
+        || copy.ancestors().any(below_source)
+        || mounts.place(&named.dir).into_iter().chain(mounts.below(&named.dir)).any(meets_source);
+    if within {
+        return refuse(copy, format_args!("the destination is inside its source {}", shown(&named.given)));
+    }
+    Ok(())
+}
+
+fn is_same(a: &Meta, b: &Meta) -> bool {
+    (a.dev, a.ino) == (b.dev, b.ino)
 }
 
 fn check_access(plan: &Plan) -> Result<(), Refusal> {
@@ -280,9 +322,13 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
     }
     if let Some(state_dir) = &plan.state_dir
         && let Ok(meta) = fs::symlink_metadata(state_dir)
-        && !meta.is_dir()
     {
-        return refuse(state_dir, "is not a directory; pcopy keeps its state there");
+        if !meta.is_dir() {
+            return refuse(state_dir, "is not a directory; pcopy keeps its state there");
+        }
+        if meta.uid() != geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+            return refuse(state_dir, "belongs to, or can be written by, somebody else; pcopy keeps its state there");
+        }
     }
     Ok(())
 }
@@ -296,11 +342,37 @@ fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusa
     };
     let parent = canonical(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
     let path = parent.join(name);
-    if path.is_dir() {
-        return refuse(wanted, "--manifest needs the name of a file, and this is a directory");
+    // an older manifest is set aside and replaced; anything else is somebody's file
+    let mut previous = path.clone().into_os_string();
+    previous.push(".previous");
+    for there in [path.as_path(), Path::new(&previous)] {
+        match fs::symlink_metadata(there) {
+            Ok(meta) if !meta.is_file() || !is_manifest(there) => {
+                return refuse(there, "is there, and not a manifest; name another file with --manifest");
+            }
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return refuse(there, err),
+            _ => {}
+        }
+    }
+    let in_source = plan.sources.iter().any(|source| match &source.single {
+        None => path.starts_with(name_of(&source.dir)),
+        Some(name) => path == Path::new(name_of(&source.dir)).join(name_of(name)),
+    });
+    let in_copy = match &plan.state_dir {
+        Some(state_dir) => path.starts_with(&plan.root) && !path.starts_with(state_dir),
+        None => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
+    };
+    if in_source || in_copy {
+        return refuse(wanted, "--manifest must name a file outside of the sources and of the copy");
     }
     if let Err(err) = eaccess(&parent, AccessFlags::W_OK | AccessFlags::X_OK) {
         return refuse(&parent, format_args!("cannot write the manifest there: {}", err.desc()));
     }
     Ok(Some(path))
+}
+
+/// Whether a file begins as a manifest does.
+fn is_manifest(path: &Path) -> bool {
+    let mut start = [0; 17];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && &start == b"{\"pcopy_manifest\""
 }

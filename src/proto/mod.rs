@@ -33,8 +33,8 @@ pub const MAX_SHOWN_FAILURES: usize = 16;
 /// Everything that one rank says to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// Rank 0 to all, first: what to do. `Err` ends the job before it began.
-    Begin(Result<Box<Job>, ()>),
+    /// Rank 0 to all, first: what to do. `None` ends the job before it began.
+    Begin(Option<Box<Job>>),
     /// A rank to rank 0, once: it sees the sources and the destination, or why not.
     Hello(Hello),
     /// Rank 0 to a rank: do this, one task after the other, on one thread.
@@ -70,6 +70,8 @@ pub struct Job {
     /// entry, whose records stay in memory.
     #[serde(with = "serde_bytes")]
     pub state_dir: Option<Vec<u8>>,
+    /// The copy's directory was made by this job: a name that is taken in it is a conflict.
+    pub fresh: bool,
     pub tuning: Tuning,
 }
 
@@ -127,11 +129,12 @@ pub enum Task {
     /// Copy these entries of one directory.
     Entries { source: u16, dir: RelPath, names: Names },
     /// Copy one entry that has several names, or that cannot be linked.
-    Owner { source: u16, path: RelPath, kind: Kind, attempt: u8, unlinkable: bool },
+    /// With an `id` only if it still is the file of that number.
+    Owner { source: u16, path: RelPath, kind: Kind, id: Option<LinkId>, attempt: u8, unlinkable: bool },
     /// Copy one range of a file whose destination is there.
     Range { file: LargeFile, index: u64 },
     /// All ranges are there: metadata, then the final name.
-    FinishFile { file: LargeFile, digest: Option<Digest>, attempt: u8 },
+    FinishFile { file: LargeFile, digest: Option<Digest>, unlinkable: bool },
     /// Remove what was written of the file; with a failure, record that.
     Abandon { file: LargeFile, failure: Option<Failure> },
     /// Give further names to an entry that was copied.
@@ -150,6 +153,9 @@ pub struct LargeFile {
     pub atime: Timestamp,
     /// Fewer blocks than bytes: it has holes.
     pub sparse: bool,
+    /// Times that it was copied before, and had changed. Part of its temporary name: a node that still knows the
+    /// name of the attempt before must not write there.
+    pub attempt: u8,
 }
 
 /// A directory whose entries have all ended.

@@ -43,6 +43,7 @@ fn large() -> impl Strategy<Value = LargeFile> {
             path,
             identity: Identity { size, mtime, ctime },
             atime: ctime,
+            attempt: 1,
             sparse,
         },
     )
@@ -85,12 +86,18 @@ fn names() -> impl Strategy<Value = Names> {
 fn task() -> impl Strategy<Value = Task> {
     prop_oneof![
         (any::<u16>(), path(), names()).prop_map(|(source, dir, names)| Task::Entries { source, dir, names }),
-        (any::<u16>(), path(), kind(), any::<u8>(), any::<bool>()).prop_map(
-            |(source, path, kind, attempt, unlinkable)| Task::Owner { source, path, kind, attempt, unlinkable }
+        (any::<u16>(), path(), kind(), any::<u8>(), any::<Option<u64>>()).prop_map(
+            |(source, path, kind, attempt, ino)| {
+                let id = ino.map(|ino| LinkId { dev: 1, ino });
+                Task::Owner { source, path, kind, id, attempt, unlinkable: id.is_none() }
+            }
         ),
         (large(), any::<u64>()).prop_map(|(file, index)| Task::Range { file, index }),
-        (large(), any::<Option<Digest>>(), any::<u8>())
-            .prop_map(|(file, digest, attempt)| { Task::FinishFile { file, digest, attempt } }),
+        (large(), any::<Option<Digest>>(), any::<bool>()).prop_map(|(file, digest, unlinkable)| Task::FinishFile {
+            file,
+            digest,
+            unlinkable
+        }),
         (large(), prop::option::of(failure())).prop_map(|(file, failure)| Task::Abandon { file, failure }),
         (any::<u16>(), path(), kind(), facts(), prop::collection::vec(path(), 0..9)).prop_map(
             |(source, owner, kind, facts, paths)| Task::Links { source, owner, kind, facts: Box::new(facts), paths }
@@ -134,6 +141,7 @@ fn job() -> impl Strategy<Value = Job> {
             sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
             state_dir: single,
+            fresh: false,
             tuning: Tuning { range_len, block_len: 4096, threads, direct: Direct::Auto, digest: true },
         },
     )
@@ -141,8 +149,8 @@ fn job() -> impl Strategy<Value = Job> {
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
-        Just(Message::Begin(Err(()))),
-        job().prop_map(|job| Message::Begin(Ok(Box::new(job)))),
+        Just(Message::Begin(None)),
+        job().prop_map(|job| Message::Begin(Some(Box::new(job)))),
         (".*", any::<u32>(), any::<Option<String>>())
             .prop_map(|(host, threads, trouble)| { Message::Hello(Hello { host, threads, trouble }) }),
         (any::<u64>(), prop::collection::vec(task(), 0..3)).prop_map(|(id, tasks)| Message::Work { id, tasks }),

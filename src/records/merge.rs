@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{RunReader, decode};
 use crate::types::{Record, RelPath};
@@ -12,15 +12,13 @@ use crate::types::{Record, RelPath};
 /// Records of one origin, sorted by path.
 pub enum Stream {
     Memory(Box<dyn Iterator<Item = io::Result<Record>> + Send>),
-    Run(RunReader),
+    Run(RunReader, PathBuf),
 }
 
 impl Stream {
-    /// Over a run. Its name is removed at once: it is read once, and nothing is left after a crash.
+    /// Over a run, which is removed when it has been read.
     pub(super) fn run(path: &Path) -> io::Result<Self> {
-        let reader = RunReader::with_capacity(256 << 10, File::open(path)?);
-        std::fs::remove_file(path)?;
-        Ok(Self::Run(reader))
+        Ok(Self::Run(RunReader::with_capacity(256 << 10, File::open(path)?), path.to_path_buf()))
     }
 
     /// The next record.
@@ -30,7 +28,13 @@ impl Stream {
     pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         match self {
             Self::Memory(records) => records.next().transpose(),
-            Self::Run(reader) => decode(reader),
+            Self::Run(reader, path) => {
+                let record = decode(reader)?;
+                if record.is_none() {
+                    std::fs::remove_file(path)?;
+                }
+                Ok(record)
+            }
         }
     }
 }

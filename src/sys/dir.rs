@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -12,8 +11,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::geteuid;
 
-use super::Meta;
+use super::{Meta, XattrPlace, set_mode_at, strip_acls};
 use crate::types::{Kind, RelPath};
 
 const DIR_FLAGS: OFlag =
@@ -35,82 +35,96 @@ pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     openat(dir, name, DIR_FLAGS | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
-/// Makes the directory `name` in `dir`, for its owner alone until it is finished; one that is
-/// already there will do, anything else there is `ENOTDIR`.
+/// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there
+/// will do, unless `fresh`; it is made writable for its owner, until it is finished. Anything else is `ENOTDIR`.
 ///
 /// # Errors
-/// Those of mkdir(2).
-pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+/// Those of mkdir(2) and chmod(2).
+pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<(), Errno> {
     match mkdirat(dir, name, Mode::S_IRWXU) {
-        Err(Errno::EEXIST) if Meta::at(dir, name)?.kind == Some(Kind::Dir) => Ok(()),
-        Err(Errno::EEXIST) => Err(Errno::ENOTDIR),
-        made => made,
+        Err(Errno::EEXIST) if !fresh => {}
+        Err(err) => return Err(err),
+        // an ACL that it got from its parent is not the source's, and would go on to what is made in it
+        Ok(()) => return strip_acls(XattrPlace::Fd(open_dir_at(dir, name)?.as_fd())).map(drop),
     }
+    let there = Meta::at(dir, name)?;
+    if there.kind != Some(Kind::Dir) {
+        return Err(Errno::ENOTDIR);
+    }
+    if there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw() {
+        set_mode_at(dir, name, there.mode | 0o700)?;
+    }
+    Ok(())
 }
 
-/// Descriptors of the directories last used below a root, found by path.
+/// Descriptors of the directories last used below some roots, found by path.
 ///
 /// A directory is opened name by name from the nearest one that is still open, so that paths have
 /// no length limit and no symbolic link is followed. Bounded: the least recently used is closed.
 pub struct DirCache {
-    root: Arc<OwnedFd>,
-    open: HashMap<RelPath, (Arc<OwnedFd>, u64)>,
+    roots: Vec<Arc<OwnedFd>>,
+    open: Vec<OpenDir>,
     clock: u64,
 }
 
-impl DirCache {
-    /// Descriptors that one cache holds besides the root's. With two caches a thread and four
-    /// threads a rank this stays far below the usual limit of 1024.
-    const CAPACITY: usize = 48;
+struct OpenDir {
+    root: usize,
+    path: Vec<u8>,
+    fd: Arc<OwnedFd>,
+    used: u64,
+}
 
-    /// Paths will be relative to `root`.
-    pub fn new(root: Arc<OwnedFd>) -> Self {
-        Self { root, open: HashMap::new(), clock: 0 }
+impl DirCache {
+    /// Descriptors that one cache holds besides the roots. With two caches for each of a dozen threads of a rank
+    /// this stays at the usual limit of 1024; few enough to be searched one by one.
+    const CAPACITY: usize = 40;
+
+    /// Paths will be relative to one of `roots`.
+    pub fn new(roots: Vec<Arc<OwnedFd>>) -> Self {
+        Self { roots, open: Vec::new(), clock: 0 }
     }
 
-    /// The directory at `path`.
+    /// The directory at `path` below the root of this number.
     ///
     /// # Errors
     /// Those of open(2), of the first directory on the way that cannot be opened.
-    pub fn open(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Errno> {
-        self.clock += 1;
-        if path.is_root() {
-            return Ok(Arc::clone(&self.root));
-        }
-        if let Some((fd, used)) = self.open.get_mut(path) {
-            *used = self.clock;
-            return Ok(Arc::clone(fd));
-        }
-        // the nearest open ancestor, and the names from there down
-        let mut missing = Vec::new();
-        let mut at = path.clone();
-        let mut fd = loop {
-            let Some((parent, name)) = at.split() else {
-                break Arc::clone(&self.root);
-            };
-            if let Some((fd, used)) = self.open.get_mut(&at) {
-                *used = self.clock;
-                break Arc::clone(fd);
-            }
-            missing.push(name.to_vec());
-            at = parent;
-        };
-        for name in missing.iter().rev() {
+    pub fn open(&mut self, root: usize, path: &RelPath) -> Result<Arc<OwnedFd>, Errno> {
+        let path = path.as_bytes();
+        // the nearest open ancestor; further up than the cache is deep there can be none but by chance
+        let ancestors = std::iter::successors((!path.is_empty()).then_some(path.len()), |&end| {
+            path[..end].iter().rposition(|&b| b == b'/')
+        });
+        let found = ancestors.take(2 * Self::CAPACITY).find_map(|end| Some((end, self.find(root, &path[..end])?)));
+        let (mut end, mut fd) = found.unwrap_or_else(|| (0, Arc::clone(&self.roots[root])));
+        let rest = path[end..].split(|&b| b == b'/').filter(|name| !name.is_empty());
+        let mut left = rest.clone().count();
+        for name in rest {
             fd = Arc::new(open_dir_at(fd.as_fd(), name)?);
-            at = at.join(name);
-            self.keep(at.clone(), &fd);
+            end += name.len() + usize::from(end > 0);
+            // of a long way only its end is worth keeping
+            if left <= Self::CAPACITY {
+                self.keep(root, &path[..end], &fd);
+            }
+            left -= 1;
         }
         Ok(fd)
     }
 
-    fn keep(&mut self, path: RelPath, fd: &Arc<OwnedFd>) {
-        if self.open.len() >= Self::CAPACITY {
-            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
-            if let Some(oldest) = oldest {
-                self.open.remove(&oldest);
-            }
+    fn find(&mut self, root: usize, path: &[u8]) -> Option<Arc<OwnedFd>> {
+        let found = self.open.iter_mut().find(|dir| dir.root == root && dir.path == path)?;
+        self.clock += 1;
+        found.used = self.clock;
+        Some(Arc::clone(&found.fd))
+    }
+
+    fn keep(&mut self, root: usize, path: &[u8], fd: &Arc<OwnedFd>) {
+        self.clock += 1;
+        let dir = OpenDir { root, path: path.to_vec(), fd: Arc::clone(fd), used: self.clock };
+        if self.open.len() < Self::CAPACITY {
+            self.open.push(dir);
+        } else if let Some(oldest) = self.open.iter_mut().min_by_key(|dir| dir.used) {
+            *oldest = dir;
         }
-        self.open.insert(path, (Arc::clone(fd), self.clock));
     }
 }
 
@@ -198,29 +212,29 @@ mod tests {
     #[test]
     fn a_deep_directory_is_found_again_after_its_descriptor_was_closed() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let mut cache = DirCache::new(Arc::new(open_root(base.path()).expect("the root opens")));
+        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))]);
         let mut path = RelPath::root();
         for depth in 0..200 {
             let name = format!("a-name-of-some-length-so-that-the-path-is-long-{depth}");
-            let dir = cache.open(&path).expect("the parent opens");
-            make_dir(dir.as_fd(), name.as_bytes()).expect("made");
+            let dir = cache.open(0, &path).expect("the parent opens");
+            make_dir(dir.as_fd(), name.as_bytes(), false).expect("made");
             path = path.join(name.as_bytes());
         }
-        assert!(path.as_bytes().len() > 4096 && cache.open(&path).is_ok());
+        assert!(path.as_bytes().len() > 4096 && cache.open(0, &path).is_ok());
         assert_eq!(cache.open.len(), DirCache::CAPACITY);
         let first = RelPath::root().join(b"a-name-of-some-length-so-that-the-path-is-long-0");
-        assert!(cache.open(&first).is_ok());
+        assert!(cache.open(0, &first).is_ok());
     }
 
     #[test]
     fn a_symbolic_link_is_never_a_directory_on_the_way() {
         let base = tempfile::tempdir().expect("a temporary directory");
         std::os::unix::fs::symlink("/usr", base.path().join("link")).expect("linked");
-        let mut cache = DirCache::new(Arc::new(open_root(base.path()).expect("the root opens")));
+        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))]);
         let link = RelPath::root().join(b"link");
-        assert!(cache.open(&link).is_err() && cache.open(&link.join(b"bin")).is_err());
+        assert!(cache.open(0, &link).is_err() && cache.open(0, &link.join(b"bin")).is_err());
         let root = open_root(base.path()).expect("the root opens");
-        assert_eq!(make_dir(root.as_fd(), b"link"), Err(Errno::ENOTDIR));
+        assert_eq!(make_dir(root.as_fd(), b"link", false), Err(Errno::ENOTDIR));
     }
 
     #[test]

@@ -93,15 +93,15 @@ pub fn sync_file_system(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     syncfs(fd)
 }
 
-/// Whether [`sync_file_system`] reaches the storage: not over FUSE and NFS, where only fsync of
-/// each file does.
+/// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,
+/// where only fsync of each file does.
 ///
 /// # Errors
 /// Those of fstatfs(2).
 pub fn syncfs_reaches(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    const FUSE: i64 = 0x6573_5546;
-    const NFS: i64 = 0x6969;
-    Ok(!matches!(fstatfs(fd)?.filesystem_type().0, FUSE | NFS))
+    // statfs(2): FUSE, NFS, CIFS, SMB, SMB2, 9P, Ceph
+    const REMOTE: [i64; 7] = [0x6573_5546, 0x6969, 0xff53_4d42, 0x517b, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+    Ok(!REMOTE.contains(&fstatfs(fd)?.filesystem_type().0))
 }
 
 /// The next bytes that are not a hole, from `from` to below `end`: offset and end, rounded outwards to
@@ -128,6 +128,8 @@ pub fn next_data(fd: BorrowedFd<'_>, from: u64, end: u64) -> Result<(u64, u64), 
         Err(Errno::ENXIO) => end,
         Err(err) => return Err(err),
     };
+    // a file system that answers with no progress must not hold the rank
+    let stop = if stop <= start { end } else { stop };
     let start = (start / PAGE * PAGE).max(from);
     Ok((start, stop.div_ceil(PAGE).saturating_mul(PAGE).min(end)))
 }

@@ -24,4 +24,4 @@ pub use meta::{
 };
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
-pub use xattr::{XattrPlace, copy_xattrs};
+pub use xattr::{CopiedXattrs, XattrPlace, copy_xattrs, has_default_acl, strip_acls};

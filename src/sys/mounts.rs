@@ -15,24 +15,45 @@ struct Mount {
     point: PathBuf,
 }
 
-/// A directory, named by its file system and its path in it.
+/// A directory as one mount shows it: by its file system, its path in that, and its path here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     device: String,
     path: PathBuf,
+    visible: PathBuf,
+    /// What the mount shows, and where.
+    mount_root: PathBuf,
+    mount_point: PathBuf,
 }
 
 impl Place {
-    /// Whether this is `other` or lies below it.
-    pub fn is_within(&self, other: &Self) -> bool {
-        self.device == other.device && self.path.starts_with(&other.path)
+    /// A directory that is the same one, seen through this place and through `other`, if this place is `other` or below
+    /// it. Both paths have to be compared by inode: NFS gives every mount the root `/`.
+    pub fn meeting_point(&self, other: &Self) -> Option<(PathBuf, PathBuf)> {
+        if self.device != other.device || !self.path.starts_with(&other.path) {
+            return None;
+        }
+        match self.mount_root.strip_prefix(&other.path) {
+            // this mount shows a part of the other place
+            Ok(rest) => Some((self.mount_point.clone(), join(&other.visible, rest))),
+            // the other place as this mount shows it
+            Err(_) => {
+                let rest = other.path.strip_prefix(&self.mount_root).ok()?;
+                Some((join(&self.mount_point, rest), other.visible.clone()))
+            }
+        }
     }
+}
+
+/// Without the slash that joining nothing adds.
+fn join(path: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { path.to_path_buf() } else { path.join(rest) }
 }
 
 impl Mounts {
     /// Those of now; none when /proc is not there, and then only inode numbers tell.
     pub fn current() -> Self {
-        Self::parse(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+        Self::parse(&String::from_utf8_lossy(&std::fs::read("/proc/self/mountinfo").unwrap_or_default()))
     }
 
     fn parse(text: &str) -> Self {
@@ -48,14 +69,26 @@ impl Mounts {
     pub fn place(&self, path: &Path) -> Option<Place> {
         let mount =
             self.0.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())?;
-        let below = path.strip_prefix(&mount.point).ok()?;
-        Some(Place { device: mount.device.clone(), path: mount.root.join(below) })
+        Some(mount.place(path))
     }
 
     /// What is mounted below a canonical path.
     pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = Place> + 'a {
         let inside = self.0.iter().filter(move |m| m.point.starts_with(path) && m.point != path);
-        inside.map(|m| Place { device: m.device.clone(), path: m.root.clone() })
+        inside.map(|m| m.place(&m.point))
+    }
+}
+
+impl Mount {
+    fn place(&self, visible: &Path) -> Place {
+        let below = visible.strip_prefix(&self.point).unwrap_or(Path::new(""));
+        Place {
+            device: self.device.clone(),
+            path: join(&self.root, below),
+            visible: visible.to_path_buf(),
+            mount_root: self.root.clone(),
+            mount_point: self.point.clone(),
+        }
     }
 }
 
@@ -93,14 +126,18 @@ mod tests {
 32 31 254:0 /backup /scratch/in rw - ext4 /dev/vda rw";
 
     #[test]
-    fn a_bind_mount_is_seen_as_what_it_shows() {
+    fn a_bind_mount_meets_what_it_shows() {
         let mounts = Mounts::parse(INFO);
         let place = |path: &str| mounts.place(Path::new(path)).expect("on a mount");
-        assert!(place("/mnt/bind mount/x").is_within(&place("/data/src")));
-        assert!(place("/data/src").is_within(&place("/mnt/bind mount")));
-        assert!(!place("/data/srcx").is_within(&place("/data/src")));
-        assert!(!place("/scratch/a").is_within(&place("/")));
+        let meet = |a: &str, b: &str| place(a).meeting_point(&place(b));
+        let pair = |a: &str, b: &str| Some((PathBuf::from(a), PathBuf::from(b)));
+        assert_eq!(meet("/mnt/bind mount/x", "/data/src"), pair("/mnt/bind mount", "/data/src"));
+        assert_eq!(meet("/mnt/bind mount/x", "/data"), pair("/mnt/bind mount", "/data/src"));
+        assert_eq!(meet("/data/src", "/mnt/bind mount"), pair("/data/src", "/mnt/bind mount"));
+        assert_eq!(meet("/data/srcx", "/data/src"), None);
+        assert_eq!(meet("/scratch/a", "/"), None);
         let below: Vec<_> = mounts.below(Path::new("/scratch")).collect();
-        assert_eq!(below, [place("/backup")]);
+        assert_eq!(place("/backup/x").meeting_point(&below[0]), pair("/backup", "/scratch/in"));
+        assert_eq!(below.len(), 1);
     }
 }

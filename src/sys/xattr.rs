@@ -32,25 +32,33 @@ const LUSTRE: [&[u8]; 11] = [
     b"trusted.dummy",
 ];
 
-/// Copies all attributes, except those of Lustre's layout. Returns how many were set, and how
-/// many the destination cannot hold or this user may not set.
+/// What became of an entry's attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopiedXattrs {
+    /// How many are there now.
+    pub set: usize,
+    /// How many the destination cannot hold, or this user may not set.
+    pub unkept: usize,
+    /// Where the access ACL is one of those: what the owning group may do, three bits.
+    pub group_without_acl: Option<u32>,
+}
+
+/// Copies all attributes, except those of Lustre's layout.
 ///
 /// # Errors
-/// Those of listxattr(2), getxattr(2) and setxattr(2) that mean neither.
-pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<(usize, usize), Errno> {
+/// Those of listxattr(2), getxattr(2) and setxattr(2) that do not mean that the destination cannot hold them.
+pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<CopiedXattrs, Errno> {
+    let mut copied = CopiedXattrs::default();
     let from = Target::new(from)?;
     let names = match from.list() {
-        Ok(names) if names.is_empty() => return Ok((0, 0)),
+        Ok(names) if names.is_empty() => return Ok(copied),
         Ok(names) => names,
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok((0, 0)),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(copied),
         Err(err) => return Err(err),
     };
     let to = Target::new(to)?;
-    let (mut set, mut unkept) = (0, 0);
     for name in names.split_inclusive(|&b| b == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else {
-            continue;
-        };
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         if name.to_bytes().starts_with(b"lustre.") || LUSTRE.contains(&name.to_bytes()) {
             continue;
         }
@@ -61,16 +69,65 @@ pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<(usize, u
             Err(err) => return Err(err),
         };
         match to.set(name, &value) {
-            Ok(()) => set += 1,
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::E2BIG | Errno::ERANGE) => {
-                unkept += 1
-            }
+            Ok(()) => copied.set += 1,
             // ext4 has one block for all attributes of a file: ENOSPC here is "does not fit"
-            Err(Errno::ENOSPC) => unkept += 1,
+            Err(
+                Errno::EOPNOTSUPP
+                | Errno::ENOSYS
+                | Errno::EPERM
+                | Errno::EACCES
+                | Errno::E2BIG
+                | Errno::ERANGE
+                | Errno::ENOSPC,
+            ) => {
+                copied.unkept += 1;
+                if name == ACCESS_ACL {
+                    copied.group_without_acl = group_of_acl(&value);
+                }
+            }
             Err(err) => return Err(err),
         }
     }
-    Ok((set, unkept))
+    Ok(copied)
+}
+
+/// What the owning group may do by an access ACL: its entry, limited by the mask. The format is the kernel's
+/// (linux/posix_acl_xattr.h): a version in four bytes, then tag, permissions (two bytes each) and id (four).
+fn group_of_acl(acl: &[u8]) -> Option<u32> {
+    const GROUP_OBJ: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    let (entries, _) = acl.get(4..)?.as_chunks::<8>();
+    let of = |tag: u16| {
+        let entry = entries.iter().find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == tag)?;
+        Some(u32::from(u16::from_le_bytes([entry[2], entry[3]])) & 0o7)
+    };
+    Some(of(GROUP_OBJ)? & of(MASK).unwrap_or(0o7))
+}
+
+/// The ACL that new entries of the directory get.
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+
+/// Whether what is made in this directory gets an ACL from it.
+pub fn has_default_acl(dir: BorrowedFd<'_>) -> bool {
+    Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok()
+}
+
+/// Removes the ACLs that an entry got from its directory; whether there were any.
+///
+/// # Errors
+/// Those of removexattr(2) that do not mean that there is none.
+pub fn strip_acls(place: XattrPlace<'_>) -> Result<bool, Errno> {
+    let target = Target::new(place)?;
+    let mut any = false;
+    for name in [ACCESS_ACL, DEFAULT_ACL] {
+        match target.remove(name) {
+            Ok(()) => any = true,
+            Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL | Errno::EACCES) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(any)
 }
 
 enum Target {
@@ -106,6 +163,16 @@ impl Target {
             // SAFETY: as above, and the path ends in NUL.
             Self::Path(path) => unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
         })
+    }
+
+    fn remove(&self, name: &CStr) -> Result<(), Errno> {
+        let result = match self {
+            // SAFETY: the name ends in NUL; the descriptor is borrowed by the caller.
+            Self::Fd(fd) => unsafe { libc::fremovexattr(*fd, name.as_ptr()) },
+            // SAFETY: both strings end in NUL.
+            Self::Path(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
+        };
+        Errno::result(result).map(drop)
     }
 
     fn set(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
@@ -153,7 +220,7 @@ mod tests {
         }
         from.set(c"user.long", &long).expect("set");
         let copied = copy_xattrs(XattrPlace::Fd(a.as_fd()), XattrPlace::Fd(b.as_fd()));
-        assert_eq!(copied, Ok((2, 0)));
+        assert_eq!(copied, Ok(CopiedXattrs { set: 2, ..CopiedXattrs::default() }));
         let to = Target::new(XattrPlace::Fd(b.as_fd())).expect("a descriptor");
         assert_eq!(to.get(c"user.short"), Ok(b"x".to_vec()));
         assert_eq!(to.get(c"user.long"), Ok(long));

@@ -30,11 +30,8 @@ impl Mover {
         let to = self.dest_dir(path)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         let unkept =
-            self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: atime.unwrap_or(meta.atime), ..meta })?;
-        if self.node.sync_each {
-            // not every FUSE file system can sync a directory, and none needs it for what it holds
-            let _ = crate::sys::sync_file(to.as_fd());
-        }
+            self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: atime.unwrap_or(meta.atime), ..meta }, true)?;
+        self.sync_dir_if_needed(to.as_fd())?;
         Ok(facts(&meta, unkept))
     }
 }

@@ -8,9 +8,10 @@ use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{LargeFile, Names, Owned, Returned, TaskResult};
 use crate::sys::{
-    End, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename, set_len,
+    End, Meta, close, create_new, has_default_acl, make_node, make_symlink, open_read, read_link, remove_file, rename,
+    set_len,
 };
-use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
+use crate::types::{Facts, Failure, Kind, LinkId, Op, Outcome, RelPath, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -26,14 +27,15 @@ pub(super) enum Attempt {
 pub(super) enum Links {
     /// Handed back, so that one rank copies it.
     Return,
-    /// This is that rank.
-    Own,
+    /// This is that rank; with a number, only if the name still is the file of that number.
+    Own(Option<LinkId>),
 }
 
 impl Mover {
     /// Copies entries of one directory.
     pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
         let dirs = self.source_dir(source, dir).and_then(|from| Ok((from, self.dest_dir(dir)?)));
+        let inherits_acl = dirs.as_ref().is_ok_and(|(_, to)| has_default_acl(to.as_fd()));
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
             let path = dir.join(name);
@@ -45,12 +47,12 @@ impl Mover {
                 }
             };
             let source_name = self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec());
-            let place = Place { path, source_dir, source_name, dest_dir, dest_name: name.to_vec() };
+            let place = Place { path, source_dir, source_name, dest_dir, dest_name: name.to_vec(), inherits_acl };
             match self.copy_entry(source, &place, kind, Links::Return, 0) {
                 Ok(Attempt::Done(facts)) => self.end(place.path, kind, Outcome::Done(facts)),
                 Ok(Attempt::Returned(entry)) => returned.push(entry),
                 Ok(Attempt::Changed) => {
-                    self.fail(place.path, kind, CHANGED);
+                    self.fail(place.path, kind, Failure::CHANGED);
                 }
                 Err(failure) => {
                     self.fail(place.path, kind, failure);
@@ -67,11 +69,11 @@ impl Mover {
         source: u16,
         path: RelPath,
         kind: Kind,
-        attempt: u8,
+        (links, attempts): (Links, u8),
         unlinkable: bool,
     ) -> TaskResult {
         let attempt =
-            self.place(source, &path).and_then(|place| self.copy_entry(source, &place, kind, Links::Own, attempt));
+            self.place(source, &path).and_then(|place| self.copy_entry(source, &place, kind, links, attempts));
         let owned = match attempt {
             Ok(Attempt::Done(mut facts)) => {
                 if unlinkable {
@@ -83,7 +85,7 @@ impl Mover {
             Ok(Attempt::Returned(Returned::Large(file))) => Owned::Large(file),
             Ok(Attempt::Returned(_)) => unreachable!("an owner is handed back for its size only"),
             Ok(Attempt::Changed) => {
-                self.fail(path, kind, CHANGED);
+                self.fail(path, kind, Failure::CHANGED);
                 Owned::Failed
             }
             Err(failure) => {
@@ -105,18 +107,18 @@ impl Mover {
     ) -> Result<Attempt, Failure> {
         for attempt in attempts_before..MAX_ATTEMPTS {
             self.task.records.count_recopied(u64::from(attempt > attempts_before));
-            let attempt = match kind {
-                Kind::File => self.copy_file(source, place, links)?,
+            let outcome = match kind {
+                Kind::File => self.copy_file(source, place, links, attempt)?,
                 _ => self.copy_special(source, place, kind, links)?,
             };
-            if !matches!(attempt, Attempt::Changed) {
-                return Ok(attempt);
+            if !matches!(outcome, Attempt::Changed) {
+                return Ok(outcome);
             }
         }
         Ok(Attempt::Changed)
     }
 
-    fn copy_file(&mut self, source: u16, place: &Place, links: Links) -> Result<Attempt, Failure> {
+    fn copy_file(&mut self, source: u16, place: &Place, links: Links, attempt: u8) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
         let from = open_read(dir, name).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
@@ -126,8 +128,11 @@ impl Mover {
         if meta.nlink > 1 && links == Links::Return {
             return Ok(self.linked(source, place, Kind::File, &meta));
         }
+        if self.is_another(source, links, &meta) {
+            return Ok(Attempt::Changed);
+        }
         if meta.size > self.job.tuning.range_len {
-            let file = self.prepare_large(source, place, &meta)?;
+            let file = self.prepare_large(source, place, &meta, attempt)?;
             return Ok(Attempt::Returned(Returned::Large(file)));
         }
         let (to, temporary) = self
@@ -171,7 +176,7 @@ impl Mover {
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
-        let unkept = self.set_metadata(ends.0.plain(), ends.1.plain(), meta)?;
+        let unkept = self.set_metadata(ends.0.plain(), ends.1.plain(), meta, place.inherits_acl)?;
         self.sync_if_needed(ends.1.plain())?;
         ends.1.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
@@ -187,6 +192,9 @@ impl Mover {
         if meta.nlink > 1 && links == Links::Return {
             return Ok(self.linked(source, place, kind, &meta));
         }
+        if self.is_another(source, links, &meta) {
+            return Ok(Attempt::Changed);
+        }
         let target = match kind {
             Kind::Symlink => Some(read_link(dir, name).at(Op::ReadLink, SOURCE)?),
             _ => None,
@@ -198,17 +206,23 @@ impl Mover {
         };
         let ((), temporary) = self.make_beside(source, place, make).at(op, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let finished = self.set_metadata_at(place.source(), (place.dest(), made), &meta).and_then(|unkept| {
-            if temporary.is_some() {
-                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
-            }
-            Ok(unkept)
-        });
+        let finished =
+            self.set_metadata_at(place.source(), (place.dest(), made), &meta, place.inherits_acl).and_then(|unkept| {
+                if temporary.is_some() {
+                    rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
+                }
+                Ok(unkept)
+            });
         let unkept = finished.inspect_err(|_| discard(place, made))?;
         let device = matches!(kind, Kind::CharDev | Kind::BlockDev);
         let size = target.as_ref().map_or(0, |target| target.len() as u64);
         let rdev = device.then(|| meta.rdev_numbers());
         Ok(Attempt::Done(Facts { size, target, rdev, ..facts(&meta, unkept) }))
+    }
+
+    /// Whether the name leads to another file by now than the one that others will be linked to.
+    fn is_another(&self, source: u16, links: Links, meta: &Meta) -> bool {
+        matches!(links, Links::Own(Some(id)) if self.node.link_id(source, meta) != id)
     }
 
     fn linked(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Attempt {
@@ -223,8 +237,8 @@ impl Mover {
     }
 
     /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
-    fn prepare_large(&mut self, source: u16, place: &Place, meta: &Meta) -> Result<LargeFile, Failure> {
-        let temporary = self.temporary_name(source, &place.path);
+    fn prepare_large(&mut self, source: u16, place: &Place, meta: &Meta, attempt: u8) -> Result<LargeFile, Failure> {
+        let temporary = self.temporary_name(source, &place.path, attempt);
         let to = match create_new(place.dest(), &temporary, 0o600) {
             // of an earlier attempt of this job: no one else has the name
             Err(crate::sys::Errno::EEXIST) => {
@@ -241,13 +255,11 @@ impl Mover {
             path: place.path.clone(),
             identity: meta.identity(),
             atime: meta.atime,
+            attempt,
             sparse: meta.is_sparse(),
         })
     }
 }
-
-/// The failure of a file that never held still.
-pub(super) const CHANGED: Failure = Failure { op: Op::Changed, side: SOURCE, errno: 0 };
 
 /// What the manifest says of an entry with this metadata.
 pub(super) fn facts(meta: &Meta, unkept: Unkept) -> Facts {

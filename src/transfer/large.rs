@@ -10,8 +10,8 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Meta, close, open_read, open_write, remove_file, rename};
-use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome};
+use crate::sys::{End, Errno, Meta, close, open_read, open_write, remove_file, rename};
+use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
     /// Copies one range.
@@ -24,7 +24,7 @@ impl Mover {
 
     fn try_range(&mut self, file: &LargeFile, index: u64) -> Result<TaskResult, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path);
+        let temporary = self.temporary_name(file.source, &file.path, file.attempt);
         let (dir, name) = place.source();
         let from = open_read(dir, name).at(Op::Open, SOURCE)?;
         if !is_same(file, &from)? {
@@ -49,12 +49,15 @@ impl Mover {
     }
 
     /// Metadata and the final name, after the last range.
-    pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, attempt: u8) -> TaskResult {
-        self.task.records.count_recopied(u64::from(attempt));
+    pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, unlinkable: bool) -> TaskResult {
+        self.task.records.count_recopied(u64::from(file.attempt));
         let owned = match self.try_finish(file) {
             Ok(None) => return TaskResult::Changed,
             Ok(Some(facts)) => {
-                let facts = Facts { digest, ..facts };
+                let mut facts = Facts { digest, ..facts };
+                if unlinkable {
+                    facts.unkept.add(Unkept::LINK);
+                }
                 self.end(file.path.clone(), Kind::File, Outcome::Done(facts.clone()));
                 Owned::Copied(facts)
             }
@@ -68,7 +71,7 @@ impl Mover {
 
     fn try_finish(&mut self, file: &LargeFile) -> Result<Option<Facts>, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path);
+        let temporary = self.temporary_name(file.source, &file.path, file.attempt);
         let (dir, name) = place.source();
         let from = open_read(dir, name).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
@@ -76,9 +79,13 @@ impl Mover {
             return Ok(None);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let unkept = self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: file.atime, ..meta })?;
+        let unkept =
+            self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: file.atime, ..meta }, place.inherits_acl)?;
         self.sync_if_needed(to.as_fd())?;
         close(to).at(Op::Close, DEST)?;
+        if self.job.fresh && Meta::at(place.dest(), &place.dest_name).is_ok() {
+            return Err(Errno::EEXIST).at(Op::Rename, DEST);
+        }
         rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;
         Ok(Some(facts(&meta, unkept)))
     }
@@ -87,7 +94,7 @@ impl Mover {
     pub(super) fn abandon(&mut self, file: &LargeFile, failure: Option<Failure>) -> TaskResult {
         if let Ok(Place { dest_dir, .. }) = self.place(file.source, &file.path) {
             // that it failed is recorded; a temporary name that stays behind claims nothing
-            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path));
+            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path, file.attempt));
         }
         match failure {
             Some(failure) => self.fail(file.path.clone(), Kind::File, failure),

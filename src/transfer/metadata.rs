@@ -5,10 +5,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{At, DEST, Mover, SOURCE};
+use super::{At, DEST, Mover};
 use crate::sys::{
-    Errno, Meta, Owner, XattrPlace, copy_xattrs, set_mode, set_mode_at, set_owner, set_owner_at, set_times,
-    set_times_at, sync_file,
+    CopiedXattrs, Errno, Meta, Owner, XattrPlace, copy_xattrs, set_mode, set_mode_at, set_owner, set_owner_at,
+    set_times, set_times_at, strip_acls, sync_file,
 };
 use crate::types::{Failure, Kind, Op, Unkept};
 
@@ -31,17 +31,26 @@ impl Mover {
         from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
         want: &Meta,
+        inherits_acl: bool,
     ) -> Result<Unkept, Failure> {
         let have = Meta::of(to).at(Op::Stat, DEST)?;
+        if want.kind == Some(Kind::File) && have.size != want.size {
+            return Err(Errno::EIO).at(Op::Write, DEST);
+        }
         let mut unkept = Unkept::default();
         let owner_set = self.keep_owner(want, &have, &mut unkept, |owner| set_owner(to, owner))?;
-        let (set, lost) = copy_xattrs(XattrPlace::Fd(from), XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
-        if lost > 0 {
+        let stripped = inherits_acl && strip_acls(XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
+        let xattrs = copy_xattrs(XattrPlace::Fd(from), XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
+        if xattrs.unkept > 0 {
             unkept.add(Unkept::XATTR);
         }
-        let mode = self.allowed_mode(want, unkept);
-        if owner_set || set > 0 || have.mode != mode {
+        let mode = allowed_mode(want, unkept, xattrs.group_without_acl);
+        if owner_set || stripped || xattrs.set > 0 || have.mode != mode {
             keep_mode(set_mode(to, mode), &mut unkept)?;
+            // chmod(2) drops setgid without an error for who is not in the group
+            if mode & SETUID_SETGID != 0 && Meta::of(to).at(Op::Stat, DEST)?.mode != mode {
+                unkept.add(Unkept::MODE);
+            }
         }
         set_times(to, want.atime, want.mtime).at(Op::Utimes, DEST)?;
         Ok(unkept)
@@ -53,20 +62,25 @@ impl Mover {
         from: (BorrowedFd<'_>, &[u8]),
         (dir, name): (BorrowedFd<'_>, &[u8]),
         want: &Meta,
+        inherits_acl: bool,
     ) -> Result<Unkept, Failure> {
         let have = Meta::at(dir, name).at(Op::Stat, DEST)?;
         let mut unkept = Unkept::default();
         self.keep_owner(want, &have, &mut unkept, |owner| set_owner_at(dir, name, owner))?;
-        let copied = match copy_xattrs(XattrPlace::At(from.0, from.1), XattrPlace::At(dir, name)) {
+        if inherits_acl && want.kind != Some(Kind::Symlink) {
+            strip_acls(XattrPlace::At(dir, name)).at(Op::Xattr, DEST)?;
+        }
+        let xattrs = match copy_xattrs(XattrPlace::At(from.0, from.1), XattrPlace::At(dir, name)) {
             // no /proc to reach the entry by
-            Err(Errno::ENOENT) => (0, 1),
-            copied => copied.at(Op::Xattr, SOURCE)?,
+            Err(Errno::ENOENT) => CopiedXattrs { unkept: 1, ..CopiedXattrs::default() },
+            copied => copied.at(Op::Xattr, DEST)?,
         };
-        if copied.1 > 0 {
+        if xattrs.unkept > 0 {
             unkept.add(Unkept::XATTR);
         }
         if want.kind != Some(Kind::Symlink) {
-            keep_mode(set_mode_at(dir, name, self.allowed_mode(want, unkept)), &mut unkept)?;
+            let mode = allowed_mode(want, unkept, xattrs.group_without_acl);
+            keep_mode(set_mode_at(dir, name, mode), &mut unkept)?;
         }
         set_times_at(dir, name, want.atime, want.mtime).at(Op::Utimes, DEST)?;
         Ok(unkept)
@@ -100,16 +114,26 @@ impl Mover {
         }
     }
 
-    /// The source's mode, without setuid and setgid where the file has another owner than its source: a user's
-    /// setuid program must never become root's, nor the other way round.
-    fn allowed_mode(&self, want: &Meta, unkept: Unkept) -> u32 {
-        if unkept.names().contains(&"ownership") { want.mode & !SETUID_SETGID } else { want.mode }
-    }
-
     /// Makes a file durable where syncfs would not.
     pub(super) fn sync_if_needed(&self, to: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.node.sync_each { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
     }
+
+    /// The same for a directory's names. Not every FUSE file system can sync a directory.
+    pub(super) fn sync_dir_if_needed(&self, dir: BorrowedFd<'_>) -> Result<(), Failure> {
+        match self.sync_if_needed(dir) {
+            Err(Failure { errno: libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EBADF, .. }) => Ok(()),
+            synced => synced,
+        }
+    }
+}
+
+/// The source's mode. Without setuid and setgid where the file has another owner than its source: a user's setuid
+/// program must never become root's, nor the other way round. Where an ACL is lost its mask stands in the group's
+/// bits, and would give the group more than it had.
+fn allowed_mode(want: &Meta, unkept: Unkept, group_without_acl: Option<u32>) -> u32 {
+    let mode = if unkept.has(Unkept::OWNER) { want.mode & !SETUID_SETGID } else { want.mode };
+    group_without_acl.map_or(mode, |group| mode & !0o070 | group << 3)
 }
 
 fn keep_mode(set: Result<(), Errno>, unkept: &mut Unkept) -> Result<(), Failure> {

@@ -13,11 +13,12 @@ mod node;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use entry::Links;
 pub use node::{Node, marker_name};
 
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
 use crate::records::{Batch, Recorder};
-use crate::sys::{Buffer, DirCache, Errno, remove_file};
+use crate::sys::{Buffer, DirCache, Errno, has_default_acl, remove_file};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
 
 /// Times that a file is copied again because it changed while it was read.
@@ -28,7 +29,7 @@ pub struct Mover {
     job: Arc<Job>,
     node: Arc<Node>,
     recorder: Arc<Mutex<Recorder>>,
-    sources: Vec<DirCache>,
+    sources: DirCache,
     destination: DirCache,
     buffer: Buffer,
     task: TaskLog,
@@ -50,6 +51,8 @@ struct Place {
     source_name: Vec<u8>,
     dest_dir: Arc<OwnedFd>,
     dest_name: Vec<u8>,
+    /// What is made in `dest_dir` gets an ACL from it.
+    inherits_acl: bool,
 }
 
 impl Place {
@@ -80,8 +83,8 @@ impl Mover {
     /// A thread's state; `node` holds the roots that it opens directories below.
     pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>) -> Self {
         Self {
-            sources: node.sources.iter().map(|source| DirCache::new(Arc::clone(&source.dir))).collect(),
-            destination: DirCache::new(Arc::clone(&node.destination)),
+            sources: DirCache::new(node.source_dirs()),
+            destination: DirCache::new(vec![Arc::clone(&node.destination)]),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
             node: Arc::clone(node),
@@ -104,11 +107,12 @@ impl Mover {
     fn run_task(&mut self, task: Task) -> TaskResult {
         match task {
             Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
-            Task::Owner { source, path, kind, attempt, unlinkable } => {
-                self.copy_owner(source, path, kind, attempt, unlinkable)
+            Task::Owner { source, path, kind, id, attempt, unlinkable } => {
+                let (links, attempts) = (Links::Own(id), attempt);
+                self.copy_owner(source, path, kind, (links, attempts), unlinkable)
             }
             Task::Range { file, index } => self.copy_range(&file, index),
-            Task::FinishFile { file, digest, attempt } => self.finish_large(&file, digest, attempt),
+            Task::FinishFile { file, digest, unlinkable } => self.finish_large(&file, digest, unlinkable),
             Task::Abandon { file, failure } => self.abandon(&file, failure),
             Task::Links { source, owner, kind, facts, paths } => self.make_links(source, &owner, kind, &facts, paths),
             Task::FinishDirs { source, dirs } => self.finish_dirs(source, dirs),
@@ -138,20 +142,22 @@ impl Mover {
             Some(_) => RelPath::root(),
             None => path.strip(&spec.target).ok_or(Errno::ENOENT).at(Op::Open, SOURCE)?,
         };
-        self.sources[usize::from(source)].open(&below).at(Op::Open, SOURCE)
+        self.sources.open(usize::from(source), &below).at(Op::Open, SOURCE)
     }
 
     fn dest_dir(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
-        self.destination.open(path).at(Op::Open, DEST)
+        self.destination.open(0, path).at(Op::Open, DEST)
     }
 
     /// Where an entry stands in both trees.
     fn place(&mut self, source: u16, path: &RelPath) -> Result<Place, Failure> {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
+        let dest_dir = self.dest_dir(&dir)?;
         Ok(Place {
+            inherits_acl: has_default_acl(dest_dir.as_fd()),
             source_dir: self.source_dir(source, &dir)?,
             source_name: self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec()),
-            dest_dir: self.dest_dir(&dir)?,
+            dest_dir,
             dest_name: name.to_vec(),
             path: path.clone(),
         })
@@ -159,9 +165,9 @@ impl Mover {
 
     /// The name under which an entry is made before it replaces another one: of fixed length, because
     /// the entry's own may already be as long as the file system allows.
-    fn temporary_name(&self, source: u16, path: &RelPath) -> Vec<u8> {
+    fn temporary_name(&self, source: u16, path: &RelPath, attempt: u8) -> Vec<u8> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&source.to_le_bytes()).update(path.as_bytes());
+        hasher.update(&source.to_le_bytes()).update(&[attempt]).update(path.as_bytes());
         let hash = hasher.finalize().to_hex();
         format!(".pcopy-{:016x}-{}.tmp", self.job.id, &hash[..16]).into_bytes()
     }
@@ -175,10 +181,10 @@ impl Mover {
         mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
     ) -> Result<(T, Option<Vec<u8>>), Errno> {
         match make(&place.dest_name) {
-            Err(Errno::EEXIST) => {}
+            Err(Errno::EEXIST) if !self.job.fresh => {}
             made => return made.map(|made| (made, None)),
         }
-        let temporary = self.temporary_name(source, &place.path);
+        let temporary = self.temporary_name(source, &place.path, 0);
         let made = match make(&temporary) {
             // of an earlier attempt of this job: no one else has the name
             Err(Errno::EEXIST) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::proto::Job;
-use crate::sys::{Errno, Meta, open_root, syncfs_reaches};
+use crate::sys::{Errno, Meta, Mounts, open_root, syncfs_reaches};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -50,8 +50,11 @@ impl Node {
         }
         let destination = open(&job.destination)?;
         wait_for_marker(&destination, job)?;
-        let sync_each = !syncfs_reaches(destination.as_fd())
+        let reaches = syncfs_reaches(destination.as_fd())
             .map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
+        // a file system mounted below the root is another one: syncfs of the root does not reach it
+        let path = Path::new(OsStr::from_bytes(&job.destination));
+        let sync_each = !reaches || Mounts::current().below(path).next().is_some();
         let euid = geteuid();
         Ok(Self {
             sources,
@@ -62,8 +65,13 @@ impl Node {
         })
     }
 
+    /// The open roots of the sources, by their numbers.
+    pub fn source_dirs(&self) -> Vec<Arc<OwnedFd>> {
+        self.sources.iter().map(|source| Arc::clone(&source.dir)).collect()
+    }
+
     /// The destination's root.
-    pub fn destination(&self) -> &OwnedFd {
+    pub fn destination(&self) -> &Arc<OwnedFd> {
         &self.destination
     }
 
@@ -89,7 +97,7 @@ pub fn marker_name(job_id: u64) -> Vec<u8> {
 
 fn wait_for_marker(destination: &OwnedFd, job: &Job) -> Result<(), String> {
     // other nodes' caches may take a few seconds to show it
-    for _ in 0..100 {
+    for _ in 0..80 {
         match Meta::at(destination.as_fd(), &marker_name(job.id)) {
             Ok(_) => return Ok(()),
             Err(Errno::ENOENT) => sleep(Duration::from_millis(100)),

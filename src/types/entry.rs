@@ -69,6 +69,11 @@ impl Unkept {
         self.0 |= other.0;
     }
 
+    /// Whether it holds what `other` names.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Whether anything was not kept.
     pub fn any(self) -> bool {
         self.0 != 0

@@ -51,6 +51,11 @@ pub struct Failure {
     pub errno: i32,
 }
 
+impl Failure {
+    /// Of a source that never held still.
+    pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -51,15 +51,6 @@ impl RelPath {
         Self(joined)
     }
 
-    /// This path with `prefix` put before it.
-    pub fn below(&self, prefix: &Self) -> Self {
-        match (prefix.is_root(), self.is_root()) {
-            (true, _) => self.clone(),
-            (_, true) => prefix.clone(),
-            _ => Self([prefix.as_bytes(), b"/", self.as_bytes()].concat()),
-        }
-    }
-
     /// What is left of this path below `prefix`, or `None` when it is not below it.
     pub fn strip(&self, prefix: &Self) -> Option<Self> {
         if prefix.is_root() {
@@ -81,11 +72,6 @@ impl RelPath {
             Some(at) => (Self(self.0[..at].to_vec()), &self.0[at + 1..]),
             None => (Self::root(), &self.0),
         })
-    }
-
-    /// The names from the root downwards; none for the root.
-    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.split(|&b| b == b'/').filter(|name| !name.is_empty())
     }
 
     /// Whether this is the root of the copy.
@@ -173,8 +159,6 @@ mod tests {
         assert_eq!(joined.split(), Some((path("a"), b"b".as_slice())));
         assert_eq!(path("a").split(), Some((RelPath::root(), b"a".as_slice())));
         assert_eq!(RelPath::root().split(), None);
-        assert_eq!(joined.names().collect::<Vec<_>>(), [b"a", b"b"]);
-        assert_eq!(RelPath::root().names().count(), 0);
     }
 
     #[test]
@@ -182,9 +166,6 @@ mod tests {
         assert_eq!(path("run/x").strip(&path("run")), Some(path("x")));
         assert_eq!(path("run").strip(&path("run")), Some(RelPath::root()));
         assert_eq!(path("run2/x").strip(&path("run")), None);
-        assert_eq!(path("x").below(&path("run")), path("run/x"));
-        assert_eq!(RelPath::root().below(&path("run")), path("run"));
-        assert_eq!(path("x").below(&RelPath::root()), path("x"));
     }
 
     #[test]

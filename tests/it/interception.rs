@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::copy::{assert_exact, copy};
 use crate::support::launch::Job;
 use crate::support::oracle::{self, Kind};
+use crate::support::preload;
 use crate::support::skip::{self, need};
 use crate::support::tree::{self, KIB, MIB, noise_file, temp};
 
@@ -23,12 +24,7 @@ struct Shim {
 impl Shim {
     fn build() -> Shim {
         let home = temp();
-        let library = home.path().join("shim.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/shim.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
-        let built = cc.arg(&library).arg(&source).arg("-ldl").output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let library = preload::compile("shim.c", home.path());
         fs::create_dir(home.path().join("counters")).unwrap();
         Shim { home, library }
     }

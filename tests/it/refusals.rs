@@ -205,3 +205,28 @@ fn a_refusal_names_what_it_refuses_in_one_line_whatever_the_name() {
     assert!(!outcome.stderr.contains('\u{1b}'), "{}", outcome.told());
     assert!(outcome.stderr.contains("missing"), "{}", outcome.told());
 }
+
+#[test]
+fn a_manifest_replaces_nothing_but_an_older_manifest() {
+    let dir = scene();
+    for file in ["a/one", "a/new", "f", "d", "d/a", "new"] {
+        let job = Job::ranks(2).options([OsStr::new("--manifest"), dir.path().join(file).as_os_str()]);
+        is_refused(&job, dir.path(), if file == "new" { &["f", "new"] } else { &["a", "d"] });
+    }
+    let job = Job::alone().options(["--manifest", "/dev/null"]);
+    is_refused(&job, dir.path(), &["a", "d"]);
+    let file = dir.path().join("m.jsonl");
+    let job = Job::alone().options([OsStr::new("--manifest"), file.as_os_str()]);
+    for _ in 0..2 {
+        job.run([dir.path().join("a/"), dir.path().join("b/")]).assert_code(0);
+    }
+    assert!(dir.path().join("m.jsonl.previous").exists());
+}
+
+#[test]
+fn a_source_that_the_copy_would_overwrite_is_refused() {
+    let dir = scene();
+    noise_file(&dir.path().join("d/sub/sub/x"), 100);
+    noise_file(&dir.path().join("other/.pcopy/x"), 100);
+    all_are_refused(dir.path(), &[&["d/sub/", "d"], &["a", "other/.pcopy", "d"]]);
+}

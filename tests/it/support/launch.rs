@@ -63,6 +63,7 @@ pub fn mpi() -> Mpi {
 pub struct Job {
     ranks: usize,
     launcher: Option<Mpi>,
+    words: Vec<OsString>,
     program: PathBuf,
     options: Vec<OsString>,
     rank_env: Vec<(String, OsString)>,
@@ -77,6 +78,7 @@ impl Job {
         Job {
             ranks,
             launcher: Some(mpi()),
+            words: Vec::new(),
             program: program().to_path_buf(),
             options: Vec::new(),
             rank_env: Vec::new(),
@@ -104,6 +106,13 @@ impl Job {
     /// Another program in pcopy's place, to prove the launching.
     pub fn program(&self, program: &Path) -> Job {
         Job { program: program.to_path_buf(), ..self.clone() }
+    }
+
+    /// Started by these words, which start all the ranks, in mpirun's place. They get the ranks' variables too.
+    pub fn by_words<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Job {
+        self.launcher = None;
+        self.words = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self
     }
 
     /// Under the launcher of the other MPI.
@@ -145,7 +154,9 @@ impl Job {
 
     fn command(&self) -> Command {
         let Some(launcher) = self.launcher else {
-            let mut command = Command::new(&self.program);
+            let words: Vec<_> = self.words.iter().map(OsString::as_os_str).chain([self.program.as_os_str()]).collect();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
             command.envs(self.rank_env.iter().map(|(k, v)| (k, v)));
             return command;
         };
