@@ -19,6 +19,8 @@ use crate::types::{Failure, Kind, Op, RelPath, Side, Timestamp};
 /// The number of a directory in this job.
 pub type DirId = u64;
 
+/// Threads of a scan, at most; listing names scales to about four.
+pub const MAX_SCAN_THREADS: usize = 4;
 /// Events that wait in the channel, at most; each holds a batch of names at most.
 const CHANNEL_LEN: usize = 128;
 /// Directories that wait to be listed, at most, before new ones are listed at once.
@@ -57,6 +59,8 @@ pub struct Roots {
     pub sources: Vec<Arc<OwnedFd>>,
     /// The copy's root.
     pub destination: Arc<OwnedFd>,
+    /// Directories that a thread may keep open on each side.
+    pub cached_dirs: usize,
 }
 
 struct Pending {
@@ -126,8 +130,13 @@ struct Gone;
 
 impl Scanner {
     fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<ScanEvent>) -> Self {
-        let destination = DirCache::new(vec![Arc::clone(&roots.destination)]);
-        Self { sources: DirCache::new(roots.sources.clone()), destination, shared: Arc::clone(shared), events }
+        let destination = DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs);
+        Self {
+            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs),
+            destination,
+            shared: Arc::clone(shared),
+            events,
+        }
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {

@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::proto::{Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
 use crate::records::{Merged, Recorder, encode};
-use crate::scan::Roots;
-use crate::sys::{Errno, sync_file, sync_file_system};
+use crate::scan::{MAX_SCAN_THREADS, Roots};
+use crate::sys::{DirCache, Errno, sync_file, sync_file_system};
 use crate::transfer::{Mover, Node};
 use crate::types::{Stats, escaped};
 
@@ -29,6 +29,7 @@ pub struct Worker {
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     reports: Receiver<io::Result<Report>>,
     threads: Vec<JoinHandle<()>>,
+    cached_dirs: usize,
     sorted: Option<std::iter::Peekable<Merged>>,
 }
 
@@ -116,9 +117,11 @@ impl Worker {
         let recorder = Arc::new(Mutex::new(Recorder::new(dir, prefix)));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
         let (report_sender, reports) = unbounded();
+        // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
+        let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
         let mut handles = Vec::new();
         for index in 0..count {
-            let mut mover = Mover::new(&job, &node, &recorder);
+            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs);
             let (tasks, reports) = (task_receiver.clone(), report_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
@@ -131,7 +134,8 @@ impl Worker {
             handles.push(started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?);
         }
         let recorder = Some(recorder);
-        let worker = Self { job, node, recorder, tasks: Some(tasks), reports, threads: handles, sorted: None };
+        let worker =
+            Self { job, node, recorder, tasks: Some(tasks), reports, threads: handles, cached_dirs, sorted: None };
         Ok((hello(None), worker))
     }
 
@@ -253,7 +257,8 @@ impl Worker {
 
     /// The open roots, for the scan of rank 0.
     pub fn roots(&self) -> Roots {
-        Roots { sources: self.node.source_dirs(), destination: Arc::clone(self.node.destination()) }
+        let (sources, destination) = (self.node.source_dirs(), Arc::clone(self.node.destination()));
+        Roots { sources, destination, cached_dirs: self.cached_dirs }
     }
 
     /// The counters of all that this rank has ended.

@@ -19,14 +19,11 @@ use crate::coordinator::Coordinator;
 use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::progress::Display;
 use crate::proto::{Direct, Hello, Job, Message};
-use crate::scan::Scan;
+use crate::scan::{MAX_SCAN_THREADS, Scan};
 use crate::sys::{XattrPlace, open_root, strip_acls};
 use crate::transfer::marker_name;
 use crate::types::{ExitCode, Stats, escaped, human_bytes};
 use crate::worker::Worker;
-
-/// Scan threads; listing names scales to about four.
-const MAX_SCAN_THREADS: usize = 4;
 
 /// What the job ended with, to be said.
 struct Summary {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
@@ -64,6 +65,7 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<(), Err
 pub struct DirCache {
     roots: Vec<Arc<OwnedFd>>,
     open: Vec<OpenDir>,
+    capacity: usize,
     clock: u64,
 }
 
@@ -75,13 +77,17 @@ struct OpenDir {
 }
 
 impl DirCache {
-    /// Descriptors that one cache holds besides the roots. With two caches for each of a dozen threads of a rank
-    /// this stays at the usual limit of 1024; few enough to be searched one by one.
-    const CAPACITY: usize = 40;
+    /// Paths will be relative to one of `roots`. Holds `capacity` descriptors besides those of the roots.
+    pub fn new(roots: Vec<Arc<OwnedFd>>, capacity: usize) -> Self {
+        Self { roots, open: Vec::new(), capacity: capacity.max(1), clock: 0 }
+    }
 
-    /// Paths will be relative to one of `roots`.
-    pub fn new(roots: Vec<Arc<OwnedFd>>) -> Self {
-        Self { roots, open: Vec::new(), clock: 0 }
+    /// What one of `caches` caches may hold, so that all of them and `others` descriptors stay below the limit of
+    /// this process; few enough to be searched one by one.
+    pub fn share_of_limit(caches: usize, others: usize) -> usize {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        (limit.saturating_sub(others) / caches.max(1)).clamp(2, 64)
     }
 
     /// The directory at `path` below the root of this number.
@@ -94,7 +100,7 @@ impl DirCache {
         let ancestors = std::iter::successors((!path.is_empty()).then_some(path.len()), |&end| {
             path[..end].iter().rposition(|&b| b == b'/')
         });
-        let found = ancestors.take(2 * Self::CAPACITY).find_map(|end| Some((end, self.find(root, &path[..end])?)));
+        let found = ancestors.take(2 * self.capacity).find_map(|end| Some((end, self.find(root, &path[..end])?)));
         let (mut end, mut fd) = found.unwrap_or_else(|| (0, Arc::clone(&self.roots[root])));
         let rest = path[end..].split(|&b| b == b'/').filter(|name| !name.is_empty());
         let mut left = rest.clone().count();
@@ -102,7 +108,7 @@ impl DirCache {
             fd = Arc::new(open_dir_at(fd.as_fd(), name)?);
             end += name.len() + usize::from(end > 0);
             // of a long way only its end is worth keeping
-            if left <= Self::CAPACITY {
+            if left <= self.capacity {
                 self.keep(root, &path[..end], &fd);
             }
             left -= 1;
@@ -120,7 +126,7 @@ impl DirCache {
     fn keep(&mut self, root: usize, path: &[u8], fd: &Arc<OwnedFd>) {
         self.clock += 1;
         let dir = OpenDir { root, path: path.to_vec(), fd: Arc::clone(fd), used: self.clock };
-        if self.open.len() < Self::CAPACITY {
+        if self.open.len() < self.capacity {
             self.open.push(dir);
         } else if let Some(oldest) = self.open.iter_mut().min_by_key(|dir| dir.used) {
             *oldest = dir;
@@ -212,7 +218,7 @@ mod tests {
     #[test]
     fn a_deep_directory_is_found_again_after_its_descriptor_was_closed() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))]);
+        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))], 40);
         let mut path = RelPath::root();
         for depth in 0..200 {
             let name = format!("a-name-of-some-length-so-that-the-path-is-long-{depth}");
@@ -221,7 +227,7 @@ mod tests {
             path = path.join(name.as_bytes());
         }
         assert!(path.as_bytes().len() > 4096 && cache.open(0, &path).is_ok());
-        assert_eq!(cache.open.len(), DirCache::CAPACITY);
+        assert_eq!(cache.open.len(), 40);
         let first = RelPath::root().join(b"a-name-of-some-length-so-that-the-path-is-long-0");
         assert!(cache.open(0, &first).is_ok());
     }
@@ -230,7 +236,7 @@ mod tests {
     fn a_symbolic_link_is_never_a_directory_on_the_way() {
         let base = tempfile::tempdir().expect("a temporary directory");
         std::os::unix::fs::symlink("/usr", base.path().join("link")).expect("linked");
-        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))]);
+        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))], 40);
         let link = RelPath::root().join(b"link");
         assert!(cache.open(0, &link).is_err() && cache.open(0, &link.join(b"bin")).is_err());
         let root = open_root(base.path()).expect("the root opens");

@@ -44,7 +44,7 @@ impl Mover {
         if xattrs.unkept > 0 {
             unkept.add(Unkept::XATTR);
         }
-        let mode = allowed_mode(want, unkept, xattrs.group_without_acl);
+        let mode = allowed_mode(want, &mut unkept, xattrs.group_without_acl);
         if owner_set || stripped || xattrs.set > 0 || have.mode != mode {
             keep_mode(set_mode(to, mode), &mut unkept)?;
             // chmod(2) drops setgid without an error for who is not in the group
@@ -79,7 +79,7 @@ impl Mover {
             unkept.add(Unkept::XATTR);
         }
         if want.kind != Some(Kind::Symlink) {
-            let mode = allowed_mode(want, unkept, xattrs.group_without_acl);
+            let mode = allowed_mode(want, &mut unkept, xattrs.group_without_acl);
             keep_mode(set_mode_at(dir, name, mode), &mut unkept)?;
         }
         set_times_at(dir, name, want.atime, want.mtime).at(Op::Utimes, DEST)?;
@@ -131,9 +131,14 @@ impl Mover {
 /// The source's mode. Without setuid and setgid where the file has another owner than its source: a user's setuid
 /// program must never become root's, nor the other way round. Where an ACL is lost its mask stands in the group's
 /// bits, and would give the group more than it had.
-fn allowed_mode(want: &Meta, unkept: Unkept, group_without_acl: Option<u32>) -> u32 {
+fn allowed_mode(want: &Meta, unkept: &mut Unkept, group_without_acl: Option<u32>) -> u32 {
     let mode = if unkept.has(Unkept::OWNER) { want.mode & !SETUID_SETGID } else { want.mode };
-    group_without_acl.map_or(mode, |group| mode & !0o070 | group << 3)
+    let Some(group) = group_without_acl else { return mode };
+    let narrowed = mode & !0o070 | group << 3;
+    if narrowed != mode {
+        unkept.add(Unkept::MODE);
+    }
+    narrowed
 }
 
 fn keep_mode(set: Result<(), Errno>, unkept: &mut Unkept) -> Result<(), Failure> {

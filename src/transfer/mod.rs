@@ -80,11 +80,12 @@ const SOURCE: Side = Side::Source;
 const DEST: Side = Side::Destination;
 
 impl Mover {
-    /// A thread's state; `node` holds the roots that it opens directories below.
-    pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>) -> Self {
+    /// A thread's state; `node` holds the roots that it opens directories below, of which it keeps `cached_dirs` open
+    /// on each side.
+    pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>, cached_dirs: usize) -> Self {
         Self {
-            sources: DirCache::new(node.source_dirs()),
-            destination: DirCache::new(vec![Arc::clone(&node.destination)]),
+            sources: DirCache::new(node.source_dirs(), cached_dirs),
+            destination: DirCache::new(vec![Arc::clone(&node.destination)], cached_dirs),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
             node: Arc::clone(node),
