@@ -26,7 +26,7 @@ Sizes: K, KB and KiB are 1024 bytes, as in dcp; so on for M, G, T.
 
 Exit codes:
    0  every entry is there, was made durable, and the manifest says so
-   1  some entries failed: each is on stderr, and in the manifest with path, operation and errno
+   1  some entries failed: each is in the manifest with path, operation and errno, and on stderr
    2  bad usage, or refused before anything was written
   70  the job could not be finished
 
