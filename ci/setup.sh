@@ -54,8 +54,10 @@ is_there() { # PACKAGE
     e2fsprogs) has mkfs.ext4 ;;
     fuse3) has fusermount3 ;;
     iproute2) has ip ;;
+    libcap2-bin) has setcap ;;
     openssh-client) has ssh-keygen ;;
     openssh-server) has sshd ;;
+    slurm-client) has srun ;;
     xfsprogs) has mkfs.xfs ;;
     *) has "$1" ;; # the package is called like its program
   esac
