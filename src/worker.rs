@@ -252,7 +252,7 @@ impl Worker {
                 synced => synced,
             }
         };
-        synced.map_err(|err| format!("making the copy durable failed: {}", err.desc()))
+        synced.map_err(|err| format!("making the copy durable failed: {}", std::io::Error::from(err)))
     }
 
     /// The open roots, for the scan of rank 0.

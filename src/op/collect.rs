@@ -22,54 +22,47 @@ struct RankStream {
 }
 
 /// Writes the manifest to `path` from the records of all ranks; counts them only when there is none. Returns the
-/// totals, and how many records fell together with others.
+/// totals. `ended` is how many entries the ranks have ended.
 ///
 /// # Errors
-/// What ends the job.
+/// What ends the job: also when not every entry that ended has a record.
 pub fn collect(
     lead: &mut Lead<'_>,
     path: Option<&Path>,
     job_id: u64,
     header: &Header,
-) -> Result<(Stats, u64), LeadError> {
+    ended: u64,
+) -> Result<Stats, LeadError> {
     let trouble = |error| LeadError::Manifest(path.map_or_else(String::new, |path| path.display().to_string()), error);
     let mut writer = path.map(|path| Writer::create(path, job_id, header)).transpose().map_err(trouble)?;
     let mut counted = Stats::default();
     lead.phase = "all is copied and durable; writing the manifest";
     let mut merge = Merge::new(lead);
-    let mut held: Option<Record> = None;
     let mut joined = 0;
-    loop {
-        let next = merge.next(lead)?;
-        match (&mut held, next) {
-            (Some(record), Some(twin)) if record.path == twin.path => {
-                joined += 1;
-                let failure = join(record, twin);
-                if let Some(failure) = failure {
-                    lead.display.failure(&record.path, &failure);
-                    record.outcome = Outcome::Failed(failure);
-                }
+    let mut next = merge.next(lead)?;
+    while let Some(mut record) = next {
+        next = merge.next(lead)?;
+        while let Some(twin) = next.take_if(|twin| twin.path == record.path) {
+            joined += 1;
+            if let Some(failure) = join(&mut record, twin) {
+                lead.display.failure(&record.path, &failure);
+                record.outcome = Outcome::Failed(failure);
             }
-            (held, next) => {
-                let Some(record) = std::mem::replace(held, next) else {
-                    if held.is_none() {
-                        break;
-                    }
-                    continue;
-                };
-                counted.count(&record);
-                if let Some(writer) = &mut writer {
-                    writer.entry(&record).map_err(trouble)?;
-                }
-                if held.is_none() {
-                    break;
-                }
-            }
+            next = merge.next(lead)?;
+        }
+        counted.count(&record);
+        if let Some(writer) = &mut writer {
+            writer.entry(&record).map_err(trouble)?;
         }
     }
+    // before the manifest gets its name: the ranks counted the same entries when they ended them
+    let recorded = counted.entries() + joined;
+    if recorded != ended {
+        return Err(LeadError::Counts(format!("{ended} entries ended, {recorded} were recorded")));
+    }
     let seconds = lead.display.elapsed().as_secs_f64();
-    let written = writer.map(|writer| writer.finish(seconds)).transpose().map_err(trouble)?;
-    Ok((written.unwrap_or(counted), joined))
+    writer.map(|writer| writer.finish(seconds)).transpose().map_err(trouble)?;
+    Ok(counted)
 }
 
 /// Two sources had an entry of this path. Directories are one; anything else was written twice.

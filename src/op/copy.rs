@@ -12,7 +12,7 @@ use jiff::Timestamp as Clock;
 
 use super::collect::collect;
 use super::lead::{Incoming, Lead, LeadError};
-use super::resolve::{Plan, resolve};
+use super::resolve::{MANIFEST_NAME, Plan, resolve};
 use crate::cli::{Config, Output};
 use crate::comm::Comm;
 use crate::coordinator::Coordinator;
@@ -87,15 +87,19 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
 
 /// An older manifest must not make this copy look complete while it is not.
 fn set_aside(plan: &Plan) -> Result<(), LeadError> {
-    let Some(manifest) = &plan.manifest else { return Ok(()) };
-    let mut previous = manifest.clone().into_os_string();
-    previous.push(".previous");
-    match fs::rename(manifest, previous) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-            Err(LeadError::Manifest(manifest.display().to_string(), err))
+    // with --manifest elsewhere also the one in the copy
+    let own = plan.state_dir.as_ref().map(|dir| dir.join(MANIFEST_NAME));
+    for manifest in plan.manifest.iter().chain(own.iter().filter(|own| plan.manifest.as_ref() != Some(*own))) {
+        let mut previous = manifest.clone().into_os_string();
+        previous.push(".previous");
+        match fs::rename(manifest, previous) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LeadError::Manifest(manifest.display().to_string(), err));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn refuse(mut lead: Lead<'_>) -> ExitCode {
@@ -201,15 +205,16 @@ fn run(
     let scan = Scan::start(&std::sync::Arc::new(job.clone()), &roots, cores.min(MAX_SCAN_THREADS), &plan.singles);
     lead.run(&mut coordinator, scan.map_err(LeadError::Scan)?)?;
     let (sums, mut troubles) = lead.stop()?;
-    let header = header(plan, config, hellos, started);
-    let (stats, joined) = collect(lead, plan.manifest.as_deref(), job.id, &header)?;
-    remove_state(plan, &mut troubles);
     // three counts of the same entries: by the scan, by the ranks, in the manifest
     let (seen, ended) = (coordinator.progress().seen, sums.entries());
-    if seen != ended || ended != stats.entries() + joined {
-        let written = stats.entries() + joined;
-        troubles.push(format!("internal error: {seen} entries were seen, {ended} ended, {written} recorded"));
+    if seen != ended {
+        return Err(LeadError::Counts(format!("{seen} entries were seen, {ended} ended")));
     }
+    let header = header(plan, config, hellos, started);
+    // what is not durable gets no manifest: that would prove it
+    let manifest = plan.manifest.as_deref().filter(|_| troubles.is_empty());
+    let stats = collect(lead, manifest, job.id, &header, ended)?;
+    remove_state(plan, &mut troubles);
     for trouble in &troubles {
         lead.display.print(&format!("pcopy: error: {trouble}"));
     }
@@ -218,7 +223,7 @@ fn run(
         seconds: lead.display.elapsed().as_secs_f64(),
         stats: Stats { recopied: sums.recopied, ..stats },
         hosts: header.hosts,
-        manifest: plan.manifest.as_ref().map(|path| escaped(path.as_os_str().as_bytes())),
+        manifest: manifest.map(|path| escaped(path.as_os_str().as_bytes())),
         code: match (troubles.is_empty(), stats.errors) {
             (false, _) => ExitCode::Broken,
             (true, 0) => ExitCode::Complete,

@@ -23,6 +23,8 @@ pub enum LeadError {
     Unexpected(usize, &'static str),
     #[error("cannot start the scan: {0}")]
     Scan(std::io::Error),
+    #[error("internal error: {0}")]
+    Counts(String),
     #[error("the manifest {0}: {1}")]
     Manifest(String, std::io::Error),
 }

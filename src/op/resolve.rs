@@ -18,6 +18,9 @@ use crate::scan::STATE_DIR_NAME;
 use crate::sys::{Meta, Mounts, Place};
 use crate::types::{Kind, RelPath, escaped};
 
+/// The manifest's name in the state directory.
+pub const MANIFEST_NAME: &str = "manifest.jsonl";
+
 /// One line that says which path, which operation, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -335,7 +338,7 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
 
 fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusal> {
     let Some(wanted) = &config.manifest else {
-        return Ok(plan.state_dir.as_ref().map(|dir| dir.join("manifest.jsonl")));
+        return Ok(plan.state_dir.as_ref().map(|dir| dir.join(MANIFEST_NAME)));
     };
     let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
         return refuse(wanted, "--manifest needs the name of a file");

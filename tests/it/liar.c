@@ -4,10 +4,12 @@
  * PCOPY_LIAR_BELOW: an absolute directory, without symbolic links; elsewhere the truth is told.
  * PCOPY_LIAR_TELLS: "name": a subdirectory has a name with a slash in it.
  *                   "length": the list of a file's attributes is longer than the room for it; told
- *                   by rank 1 alone; the others' files take a while, so that it gets some. */
+ *                   by rank 1 alone; the others' files take a while, so that it gets some.
+ *                   "sync": a file system below the directory cannot be made durable. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +49,16 @@ struct dirent64 *readdir64(DIR *dir) {
         return entry;
     lie = (struct dirent64){.d_ino = entry->d_ino, .d_type = DT_DIR, .d_name = "up/../away"};
     return &lie;
+}
+
+int syncfs(int fd) {
+    static int (*real)(int);
+    if (!real)
+        real = (int (*)(int))dlsym(RTLD_NEXT, "syncfs");
+    if (!tells("sync", fd))
+        return real(fd);
+    errno = EIO;
+    return -1;
 }
 
 ssize_t flistxattr(int fd, char *list, size_t size) {

@@ -1,5 +1,6 @@
 //! A panic on one rank ends the whole job, with one line that tells where it was (issue 2, item 8).
-//! The product has no hook for it: a preloaded library makes an assertion of the program fail.
+//! The product has no hook for it: a preloaded library makes an assertion of the program fail. And another end
+//! without a manifest: what was copied cannot be made durable.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn copy_with_lie(ranks: usize, lie: &str) -> Outcome {
     let library = preload::compile("liar.c", home.path());
     let src = tree::small_files(&dir.path().join("src"), 20, 20);
     let job = Job::ranks(ranks).limit(30).options(["--threads", "1"]).rank_env("LD_PRELOAD", library);
-    let job = job.rank_env("PCOPY_LIAR_BELOW", src.canonicalize().unwrap()).rank_env("PCOPY_LIAR_TELLS", lie);
+    let job = job.rank_env("PCOPY_LIAR_BELOW", dir.path().canonicalize().unwrap()).rank_env("PCOPY_LIAR_TELLS", lie);
     let dst = dir.path().join("dst");
     let outcome = job.run([&src, &dst]);
     assert_ne!(outcome.code(), Some(0), "{}", outcome.told());
@@ -75,5 +76,14 @@ fn a_panic_of_an_io_thread_of_another_rank_ends_the_job_and_tells_where() {
         let (rank, thread, file) = panic_told(&outcome);
         assert_eq!((rank, file.as_str()), (1, "src/sys/xattr.rs"), "{}", outcome.told());
         assert_eq!(thread, "I/O 0", "{}", outcome.told());
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_durable_has_no_manifest_and_is_not_complete() {
+    for ranks in [1, 2] {
+        let outcome = copy_with_lie(ranks, "sync");
+        outcome.assert_code(70).assert_says("making the copy durable failed").assert_says("os error 5");
+        assert!(outcome.stdout.contains("NOT complete"), "{}", outcome.told());
     }
 }
