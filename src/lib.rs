@@ -8,10 +8,13 @@ pub mod types;
 // pure: bytes and arithmetic
 pub mod digest;
 pub mod plan;
+pub mod policy;
 pub mod proto;
 
 // effects: files, records, messages
 pub mod sys;
+
+pub mod state;
 
 pub mod records;
 

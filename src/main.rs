@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::ExitCode as ProcessCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use pcopy::cli::{Cli, Config, Generate, man_page};
 use pcopy::comm::{self, Comm, CommError, Launcher};
 use pcopy::types::ExitCode;
@@ -12,10 +11,10 @@ use pcopy::{manifest, op, worker};
 
 fn main() -> ProcessCode {
     let launcher = Launcher::from_env();
-    let code = match Cli::try_parse() {
+    let code = match Cli::read() {
         Ok(Cli { generate: Some(what), .. }) => speak_once(&launcher, 0, || generate(what)),
         Ok(cli) => match cli.config() {
-            Ok(config) => run(&launcher, &config),
+            Ok(config) => run(&launcher, config),
             Err(err) => speak_once(&launcher, err.exit_code(), || Ok(err.print()?)),
         },
         Err(err) => speak_once(&launcher, err.exit_code(), || Ok(err.print()?)),
@@ -31,18 +30,18 @@ fn main() -> ProcessCode {
 
 /// The job, as this rank's part of it. Only rank 0 leaves with the job's exit code: OpenMPI ends the other ranks at
 /// the first one that is not zero.
-fn run(launcher: &Launcher, config: &Config) -> Result<i32> {
+fn run(launcher: &Launcher, mut config: Config) -> Result<i32> {
     let mut comm = match Comm::start(launcher) {
         Ok(comm) => comm,
         // every process finds it, one says it
         Err(CommError::Mismatch(_)) if !launcher.is_first() => return Ok(0),
         Err(err) => return Err(err.into()),
     };
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    config.policy.umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty()).bits() & 0o777;
     raise_open_files_limit();
     let (rank, host) = (comm.rank(), comm.host().to_string());
     let ended = if rank == 0 {
-        op::copy(&mut comm, config).map_err(anyhow::Error::from)
+        op::copy(&mut comm, &config).map_err(anyhow::Error::from)
     } else {
         worker::serve(&mut comm).map(|()| ExitCode::Complete).map_err(anyhow::Error::from)
     };

@@ -5,6 +5,11 @@ pub const MIN_RANGE_LEN: u64 = 4096;
 /// The largest range. Its digest is one BLAKE3 subtree, and its offsets stay in 63 bits.
 pub const MAX_RANGE_LEN: u64 = 1 << 40;
 
+/// Ranges of one file, about: more would gain nothing, and each is a message.
+pub const MAX_RANGES: u64 = 1 << 16;
+/// Of a sparse file, at least, in bytes.
+const SPARSE_RANGE_LEN: u64 = 64 << 20;
+
 /// A file's size cut into ranges of equal length, the last one shorter where it does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
@@ -44,6 +49,15 @@ impl Ranges {
     }
 }
 
+/// The range length of one file: `range_len`, more where a file would have more than [`MAX_RANGES`] ranges, and, of a
+/// sparse one, where holes are known by their digests. At least two ranges are left: the digest of a lone one would not
+/// be a subtree's.
+pub fn range_len_of(file_len: u64, sparse: bool, range_len: u64) -> u64 {
+    let wanted = (file_len / MAX_RANGES).next_power_of_two().max(if sparse { SPARSE_RANGE_LEN } else { 0 });
+    let most = if file_len < 2 { range_len } else { 1 << (file_len - 1).ilog2() };
+    range_len.max(wanted.min(most)).min(MAX_RANGE_LEN)
+}
+
 /// The range length that is used for a wish of `wanted` bytes: the next power of two, because only
 /// then is the digest of a range a subtree of the file's BLAKE3 tree.
 pub fn round_range_len(wanted: u64) -> u64 {
@@ -66,6 +80,26 @@ mod tests {
         assert_eq!(round_range_len(4 << 20), 4 << 20);
         assert_eq!(round_range_len((4 << 20) + 1), 8 << 20);
         assert_eq!(round_range_len(u64::MAX), MAX_RANGE_LEN);
+    }
+
+    #[test]
+    fn huge_and_sparse_files_have_longer_ranges() {
+        let (mib, tib) = (1 << 20, 1 << 40);
+        for (file_len, sparse, expected) in [
+            (17 * mib, false, 16 * mib),
+            (tib, false, 16 * mib),
+            (4 * tib, false, 64 * mib),
+            (u64::MAX >> 1, false, MAX_RANGE_LEN),
+            (17 * mib, true, 16 * mib),
+            (64 * mib, true, 32 * mib),
+            (64 * mib + 1, true, 64 * mib),
+            (tib, true, 64 * mib),
+            (20 * tib, true, 512 * mib),
+        ] {
+            let len = range_len_of(file_len, sparse, 16 * mib);
+            assert_eq!(len, expected, "{file_len} {sparse}");
+            assert!(Ranges::new(file_len, len).count() >= 2);
+        }
     }
 
     proptest! {

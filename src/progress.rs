@@ -101,6 +101,12 @@ impl Display {
         self.print(&format!("pcopy: error: {}: {failure}", escaped(&self.whole_path(path, failure.side))));
     }
 
+    /// Says that a directory is another file system, and not entered.
+    pub fn not_entered(&self, path: &RelPath) {
+        let path = escaped(&self.whole_path(path, Side::Source));
+        self.print(&format!("pcopy: note: {path}: not entered, another file system (--one-file-system)"));
+    }
+
     /// The path on the side where it failed. Where several sources share a place it is the first one's.
     fn whole_path(&self, path: &RelPath, side: Side) -> Vec<u8> {
         let below = |dir: &[u8], path: &[u8]| if path.is_empty() { dir.to_vec() } else { [dir, b"/", path].concat() };
@@ -167,7 +173,7 @@ mod tests {
     fn a_line_tells_counts_rates_and_errors() {
         let before = Progress { bytes_moved: 1 << 20, ..Progress::default() };
         let ended = Stats { files: 98, errors: 2, ..Stats::default() };
-        let now = Progress { seen: 150, scan_ended: false, ended, bytes_moved: 21 << 20, in_flight: 3 };
+        let now = Progress { seen: 150, ended, bytes_moved: 21 << 20, in_flight: 3, ..Progress::default() };
         let expected = "100 of at least 150 entries (10/s), 21.00 MiB (2.00 MiB/s), 3 in flight, 2 errors";
         assert_eq!(line(&now, &before, 10.0), expected);
     }

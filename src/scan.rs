@@ -5,16 +5,19 @@
 //! directories are a stack, so that the scan goes deep before it goes wide; when the stack is long, a
 //! thread lists a new directory at once instead of adding it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::proto::{Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
-use crate::sys::{DirCache, Errno, Meta, list, make_dir, open_dir_at};
-use crate::types::{Failure, Kind, Op, RelPath, Side, Timestamp};
+use crate::policy::{Filter, Selection};
+use crate::proto::{DirBefore, Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
+use crate::state;
+use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, open_dir_at, strip_dir_acls};
+use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -29,8 +32,6 @@ const MAX_PENDING: usize = 100_000;
 const MAX_NESTED: usize = 32;
 /// Bytes of a directory's path below the copy's root: sixteen times what the system takes in one call.
 const MAX_PATH_LEN: usize = 64 << 10;
-/// A source's own state from an earlier copy, at its top.
-pub const STATE_DIR_NAME: &[u8] = b".pcopy";
 
 /// What the scan found. Events of one directory come in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +42,21 @@ pub enum ScanEvent {
     Single { id: DirId, source: u16, path: RelPath },
     /// Some of a directory's entries, without its directories.
     Names { dir: DirId, names: Names },
-    /// All of a directory has been seen; `failure` if it could not be. Its atime is the one from before.
-    Listed { dir: DirId, subdirs: u64, atime: Option<Timestamp>, failure: Option<Failure> },
+    /// All of a directory has been seen; `failure` if it could not be. Its times are those from before.
+    Listed { dir: DirId, subdirs: u64, excluded: u64, before: Option<DirBefore>, failure: Option<Failure> },
     /// A source's own `.pcopy`, which is not copied.
     StateSkipped { source: u16 },
+    /// A directory on another file system than its source, where the user wants one only.
+    NotEntered { path: RelPath },
+}
+
+/// Which entries of the sources are to be copied.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    pub filter: Filter,
+    /// Of the one source, if not everything.
+    pub selection: Option<Selection>,
+    pub one_file_system: bool,
 }
 
 /// The scan's threads. They end when everything was listed, and the channel with them.
@@ -59,6 +71,8 @@ pub struct Roots {
     pub sources: Vec<Arc<OwnedFd>>,
     /// The copy's root.
     pub destination: Arc<OwnedFd>,
+    /// How sources are opened.
+    pub reading: Reading,
     /// Directories that a thread may keep open on each side.
     pub cached_dirs: usize,
 }
@@ -68,13 +82,48 @@ struct Pending {
     source: u16,
     /// Below the root of the copy.
     path: RelPath,
+    /// Those that hold it, where symbolic links are followed.
+    ancestors: Option<Arc<Ancestor>>,
+    below: Below,
+}
+
+/// What of a directory is to be listed.
+#[derive(Clone, Default)]
+struct Below {
+    /// What the selection asks for in it; `None` for everything.
+    selected: Option<Range<usize>>,
+    /// A symbolic link leads to it.
+    linked: bool,
+}
+
+/// A directory, as the source's file system knows it, and those that hold it.
+struct Ancestor {
+    meta: Meta,
+    parent: Option<Arc<Ancestor>>,
+}
+
+impl Ancestor {
+    fn has(this: Option<&Arc<Self>>, meta: &Meta) -> bool {
+        std::iter::successors(this, |ancestor| ancestor.parent.as_ref()).any(|ancestor| ancestor.meta.is_same(meta))
+    }
 }
 
 struct Shared {
     job: Arc<Job>,
+    choice: Choice,
+    source_metas: Vec<Meta>,
+    destination_meta: Meta,
+    reading: Reading,
     stack: Mutex<Stack>,
     changed: Condvar,
     next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Whether a directory is not entered, because it is on another file system than its source.
+    fn leaves_alone(&self, source: u16, meta: &Meta) -> bool {
+        self.choice.one_file_system && meta.dev != self.source_metas[usize::from(source)].dev
+    }
 }
 
 #[derive(Default)]
@@ -85,16 +134,33 @@ struct Stack {
 }
 
 impl Scan {
-    /// Starts to list the job's sources with `threads` threads.
+    /// Starts to list what is chosen of the job's sources with `threads` threads.
     ///
     /// # Errors
-    /// A thread that cannot be started.
-    pub fn start(job: &Arc<Job>, roots: &Roots, threads: usize, singles: &[(u16, Kind)]) -> std::io::Result<Self> {
+    /// A root that cannot be looked at, a thread that cannot be started.
+    pub fn start(
+        job: &Arc<Job>,
+        roots: &Roots,
+        choice: Choice,
+        threads: usize,
+        singles: &[(u16, Kind)],
+    ) -> std::io::Result<Self> {
         let (sender, events) = bounded(CHANNEL_LEN);
         let tops = job.sources.iter().zip(0u16..).filter(|(source, _)| source.single.is_none());
-        let pending = tops.map(|(source, index)| Pending { parent: None, source: index, path: source.target.clone() });
+        let selected = choice.selection.as_ref().filter(|list| !list.has_root()).map(Selection::all);
+        let pending = tops.map(|(source, index)| Pending {
+            parent: None,
+            source: index,
+            path: source.target.clone(),
+            ancestors: None,
+            below: Below { selected: selected.clone(), linked: false },
+        });
         let shared = Arc::new(Shared {
             job: Arc::clone(job),
+            source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
+            destination_meta: Meta::of(&roots.destination)?,
+            reading: roots.reading,
+            choice,
             stack: Mutex::new(Stack { pending: pending.collect(), busy: 0 }),
             changed: Condvar::new(),
             next_id: AtomicU64::new(0),
@@ -132,7 +198,7 @@ impl Scanner {
     fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<ScanEvent>) -> Self {
         let destination = DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs);
         Self {
-            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs),
+            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination,
             shared: Arc::clone(shared),
             events,
@@ -188,82 +254,156 @@ impl Scanner {
         let id = self.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(ScanEvent::Names { dir: id, names: Names::one(name, kind) })?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, atime: None, failure: None })
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None })
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
-        let Pending { parent, source, path } = pending;
+        let Pending { parent, source, path, ancestors, below: Below { selected, linked } } = pending;
         let id = self.new_id();
         self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        let opened = self.check_len(&path).and_then(|()| self.open_both(source, &path)).and_then(|dir| {
-            let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
-            Ok((dir, meta.atime))
-        });
-        let (dir, atime) = match opened {
-            Ok((dir, atime)) => (dir, Some(atime)),
-            Err(failure) => {
-                return self.send(ScanEvent::Listed { dir: id, subdirs: 0, atime: None, failure: Some(failure) });
+        let listed =
+            |subdirs, excluded, before, failure| ScanEvent::Listed { dir: id, subdirs, excluded, before, failure };
+        let opened = self.open_source(source, &path, ancestors.as_ref(), linked);
+        let (dir, meta, mode_there) = match opened.and_then(|(dir, meta)| Ok((dir, meta, self.make_dir(&path)?))) {
+            Ok(opened) => opened,
+            Err(failure) => return self.send(listed(0, 0, None, Some(failure))),
+        };
+        let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
+        let before = Some(before);
+        let shared = Arc::clone(&self.shared);
+        if shared.leaves_alone(source, &meta) {
+            self.send(ScanEvent::NotEntered { path })?;
+            return self.send(listed(0, 0, before, None));
+        }
+        let top = &shared.job.sources[usize::from(source)].target;
+        let below = path.strip(top).expect("the scan's paths are below their source's target");
+        let follows = self.shared.reading.follow;
+        let mut listing = Listing {
+            id,
+            source,
+            is_top: below.is_root(),
+            path: &path,
+            dir: &dir,
+            ancestors: follows.then(|| Arc::new(Ancestor { meta, parent: ancestors })),
+            nested,
+            names: Names::default(),
+            subdirs: 0,
+            excluded: 0,
+            gone: false,
+        };
+        let ended = match (selected, &shared.choice.selection) {
+            (Some(range), Some(selection)) => {
+                self.list_selected(&mut listing, selection, &below, range);
+                Ok(())
             }
+            _ => self.list_all(&mut listing),
         };
-        let (subdirs, failure) = match self.list_entries((id, source), &path, &dir, nested) {
-            Ok(subdirs) => (subdirs, None),
-            Err(Trouble::Gone) => return Err(Gone),
-            Err(Trouble::Failed(failure, subdirs)) => (subdirs, Some(failure)),
-        };
-        self.send(ScanEvent::Listed { dir: id, subdirs, atime, failure })
+        let Listing { names, subdirs, excluded, gone, .. } = listing;
+        if gone {
+            return Err(Gone);
+        }
+        if !names.is_empty() {
+            self.send(ScanEvent::Names { dir: id, names })?;
+        }
+        self.send(listed(subdirs, excluded, before, ended.err().map(|err| failure(Op::List, Side::Source, err))))
     }
 
-    fn list_entries(
-        &mut self,
-        (id, source): (DirId, u16),
-        path: &RelPath,
-        dir: &OwnedFd,
-        nested: usize,
-    ) -> Result<u64, Trouble> {
-        let is_top = self.shared.job.sources[usize::from(source)].target == *path;
-        let listing_fd = open_dir_at(dir.as_fd(), b".").map_err(|err| Trouble::listing(err, 0))?;
-        let mut batch = Names::default();
-        let (mut subdirs, mut gone) = (0, false);
+    fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<(), Errno> {
+        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading)?;
         let mut unknown = None;
-        let listed = list(listing_fd, |entry| {
-            if gone || unknown.is_some() {
+        list(stream, |entry| {
+            if listing.gone || unknown.is_some() {
                 return;
             }
-            if is_top && entry.name == STATE_DIR_NAME {
-                gone = self.send(ScanEvent::StateSkipped { source }).is_err();
-                return;
+            let linked = self.shared.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
+            match entry.kind.filter(|_| !linked).map_or_else(|| self.kind_of(listing.dir, entry.name), Ok) {
+                Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),
+                // gone again since it was listed, or a link that leads nowhere: who opens it will tell
+                Err(_) if linked => self.found(listing, entry.name, Kind::File, Below::default()),
+                Err(Errno::ENOENT) => {}
+                Err(err) => unknown = Some(err),
             }
-            let kind = match entry.kind.map_or_else(|| kind_of(dir, entry.name), Ok) {
-                // gone again since it was listed
-                Err(Errno::ENOENT) => return,
-                Err(err) => {
-                    unknown = Some(err);
-                    return;
-                }
-                Ok(kind) => kind,
-            };
-            if kind == Kind::Dir {
-                subdirs += 1;
-                let pending = Pending { parent: Some(id), source, path: path.join(entry.name) };
-                if let Some(pending) = self.push(pending, nested) {
-                    gone = self.list(pending, nested + 1).is_err();
-                }
-                return;
+        })?;
+        unknown.map_or(Ok(()), Err)
+    }
+
+    /// The names that a list asks for. What is not there is handed on as a file: who opens it will tell.
+    fn list_selected(
+        &mut self,
+        listing: &mut Listing<'_>,
+        selection: &Selection,
+        below: &RelPath,
+        range: Range<usize>,
+    ) {
+        for selected in selection.names_in(below, range) {
+            let kind = self.kind_of(listing.dir, selected.name).unwrap_or(Kind::File);
+            let linked = self.shared.reading.follow;
+            if selected.whole {
+                self.found(listing, selected.name, kind, Below { linked, selected: None });
+            } else if kind == Kind::Dir {
+                let below = Below { linked, selected: Some(selected.below.clone()) };
+                self.found(listing, selected.name, kind, below);
             }
-            batch.push(entry.name, kind);
-            if batch.len() >= MAX_BATCH_NAMES || batch.byte_len() >= MAX_BATCH_LEN {
-                let names = std::mem::take(&mut batch);
-                gone = self.send(ScanEvent::Names { dir: id, names }).is_err();
+            if kind != Kind::Dir && !selected.below.is_empty() && !listing.gone {
+                listing.gone = selection.paths(selected.below).any(|path| self.missing(listing.source, path).is_err());
             }
-        });
-        if !gone && !batch.is_empty() {
-            gone = self.send(ScanEvent::Names { dir: id, names: batch }).is_err();
         }
-        match listed.err().or(unknown) {
-            _ if gone => Err(Trouble::Gone),
-            Some(err) => Err(Trouble::listing(err, subdirs)),
-            None => Ok(subdirs),
+    }
+
+    /// An entry of a list below what is no directory: it has no parent that could wait for it.
+    fn missing(&mut self, source: u16, below: &RelPath) -> Result<(), Gone> {
+        let path = self.shared.job.sources[usize::from(source)].target.append(below);
+        let (path, name) = path.split().expect("the source itself is there");
+        let id = self.new_id();
+        self.send(ScanEvent::Single { id, source, path })?;
+        self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None })
+    }
+
+    /// One entry of a directory; of a directory in it, what is to be listed there.
+    fn found(&mut self, listing: &mut Listing<'_>, name: &[u8], kind: Kind, below: Below) {
+        if listing.gone {
+            return;
         }
+        if listing.is_top && name == state::DIR_NAME {
+            listing.gone = self.send(ScanEvent::StateSkipped { source: listing.source }).is_err();
+            return;
+        }
+        if self.is_excluded(listing, name, kind == Kind::Dir) {
+            listing.excluded += 1;
+            return;
+        }
+        if kind == Kind::Dir {
+            listing.subdirs += 1;
+            let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
+            let pending = Pending { parent, source, path, ancestors: listing.ancestors.clone(), below };
+            if let Some(pending) = self.push(pending, listing.nested) {
+                listing.gone = self.list(pending, listing.nested + 1).is_err();
+            }
+            return;
+        }
+        listing.names.push(name, kind);
+        if listing.names.len() >= MAX_BATCH_NAMES || listing.names.byte_len() >= MAX_BATCH_LEN {
+            let names = std::mem::take(&mut listing.names);
+            listing.gone = self.send(ScanEvent::Names { dir: listing.id, names }).is_err();
+        }
+    }
+
+    fn is_excluded(&self, listing: &Listing<'_>, name: &[u8], is_dir: bool) -> bool {
+        let filter = &self.shared.choice.filter;
+        if filter.is_empty() {
+            return false;
+        }
+        let top = &self.shared.job.sources[usize::from(listing.source)].target;
+        let dir = listing.path.strip(top).expect("the scan's paths are below their source's target");
+        let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
+        filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)
+    }
+
+    fn kind_of(&self, dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
+        let meta =
+            if self.shared.reading.follow { Meta::reached(dir.as_fd(), name) } else { Meta::at(dir.as_fd(), name) };
+        meta?.kind.ok_or(Errno::EOPNOTSUPP)
     }
 
     /// Adds a directory to the stack, or gives it back to be listed at once.
@@ -286,35 +426,81 @@ impl Scanner {
         Err(failure(Op::List, Side::Source, Errno::ENAMETOOLONG))
     }
 
-    /// Opens a directory of the source and makes the destination's.
-    fn open_both(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
-        let below = path.strip(&self.shared.job.sources[usize::from(source)].target);
+    /// Opens a directory of the source, unless it holds itself, or is the destination.
+    fn open_source(
+        &mut self,
+        source: u16,
+        path: &RelPath,
+        ancestors: Option<&Arc<Ancestor>>,
+        linked: bool,
+    ) -> Result<(Arc<OwnedFd>, Meta), Failure> {
+        self.check_len(path)?;
+        let shared = Arc::clone(&self.shared);
+        let below = path.strip(&shared.job.sources[usize::from(source)].target);
         let below = below.expect("the scan's paths are below their source's target");
-        if let Some((parent, name)) = path.split() {
-            let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-            make_dir(parent.as_fd(), name, self.shared.job.fresh)
-                .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        let dir = self.sources.open(usize::from(source), &below);
+        let dir = dir.map_err(|err| failure(Op::Open, Side::Source, err))?;
+        let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
+        // the destination may be mounted in the source
+        let destination = &shared.destination_meta;
+        let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };
+        let in_destination = in_destination.map_err(|err| failure(Op::Stat, Side::Source, err))?;
+        let holds_itself = in_destination || Ancestor::has(ancestors, &meta);
+        if holds_itself && !shared.leaves_alone(source, &meta) {
+            return Err(Failure::LOOP);
         }
-        self.sources.open(usize::from(source), &below).map_err(|err| failure(Op::Open, Side::Source, err))
+        Ok((dir, meta))
+    }
+
+    /// Makes the directory at the destination; the mode of one that is there already.
+    fn make_dir(&mut self, path: &RelPath) -> Result<Option<u32>, Failure> {
+        let job = Arc::clone(&self.shared.job);
+        let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
+            return Ok((!job.fresh).then_some(self.shared.destination_meta.mode));
+        };
+        let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
+        let there =
+            make_dir(parent.as_fd(), name, job.fresh).map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        if there.is_none() && job.policy.strips_inherited_acls() {
+            strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
+        }
+        Ok(there)
     }
 }
 
-enum Trouble {
-    Gone,
-    /// And how many subdirectories were handed out before.
-    Failed(Failure, u64),
+/// Whether a directory is `other`, or somewhere in it.
+fn is_inside(dir: BorrowedFd<'_>, other: &Meta) -> Result<bool, Errno> {
+    let mut meta = Meta::of(dir)?;
+    let mut above = open_dir_at(dir, b"..", Reading::default())?;
+    for _ in 0..MAX_PATH_LEN {
+        let next = Meta::of(&above)?;
+        // the root is its own parent
+        if meta.is_same(other) || next.is_same(&meta) {
+            return Ok(meta.is_same(other));
+        }
+        (meta, above) = (next, open_dir_at(above.as_fd(), b"..", Reading::default())?);
+    }
+    Err(Errno::ELOOP)
 }
 
-impl Trouble {
-    fn listing(err: Errno, subdirs: u64) -> Self {
-        Self::Failed(failure(Op::List, Side::Source, err), subdirs)
-    }
+/// A directory that is being listed.
+struct Listing<'a> {
+    id: DirId,
+    source: u16,
+    is_top: bool,
+    /// Below the root of the copy.
+    path: &'a RelPath,
+    dir: &'a Arc<OwnedFd>,
+    /// It, and those that hold it, where symbolic links are followed.
+    ancestors: Option<Arc<Ancestor>>,
+    nested: usize,
+    /// Names that were not sent yet.
+    names: Names,
+    subdirs: u64,
+    excluded: u64,
+    gone: bool,
 }
 
 fn failure(op: Op, side: Side, err: Errno) -> Failure {
     Failure { op, side, errno: err as i32 }
-}
-
-fn kind_of(dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
-    Meta::at(dir.as_fd(), name)?.kind.ok_or(Errno::EOPNOTSUPP)
 }

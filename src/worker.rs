@@ -2,11 +2,8 @@
 //!
 //! Rank 0 has one too. Only the thread that speaks MPI calls this; the I/O threads are fed through a channel.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -17,15 +14,18 @@ use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::proto::{Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
 use crate::records::{Merged, Recorder, encode};
 use crate::scan::{MAX_SCAN_THREADS, Roots};
-use crate::sys::{DirCache, Errno, sync_file, sync_file_system};
-use crate::transfer::{Mover, Node};
-use crate::types::{Stats, escaped};
+use crate::state::{self, Scratch};
+use crate::sys::{DirCache, Errno, act_as, sync_file, sync_file_system};
+use crate::transfer::{Mover, Node, reading};
+use crate::types::Stats;
 
 /// A rank that takes part in the job.
 pub struct Worker {
     job: Arc<Job>,
     node: Arc<Node>,
     recorder: Option<Arc<Mutex<Recorder>>>,
+    /// Where records go in a dry run; removed with this.
+    _scratch: Option<Scratch>,
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     reports: Receiver<io::Result<Report>>,
     threads: Vec<JoinHandle<()>>,
@@ -45,8 +45,8 @@ pub enum Next {
 pub enum WorkerError {
     #[error(transparent)]
     Receive(#[from] ReceiveError),
-    #[error("cannot keep the records of what was copied ({place}): {error}; the manifest would not be complete")]
-    Records { place: String, error: io::Error },
+    #[error("cannot keep the records of what was copied: {0}; the manifest would not be complete")]
+    Records(io::Error),
     #[error("rank 0 sent {0}, which has no place here")]
     Unexpected(&'static str),
     #[error("an I/O thread ended")]
@@ -111,8 +111,11 @@ impl Worker {
         let count = job.tuning.threads.unwrap_or_else(|| default_threads(comm.node_size()));
         let threads = u32::try_from(count).unwrap_or(u32::MAX);
         let hello = |trouble| Hello { host: comm.host().to_string(), threads, trouble };
+        // the I/O threads are started as whom they act
+        let _acting = act_as(job.policy.run_as).map_err(|err| hello(Some(format!("--uid, --gid: {}", err.desc()))))?;
         let node = Arc::new(Node::open(&job).map_err(|trouble| hello(Some(trouble)))?);
-        let dir = job.state_dir.as_deref().map(|dir| Path::new(OsStr::from_bytes(dir)));
+        let (dir, scratch) = records_dir(&job, &node, comm.rank())
+            .map_err(|err| hello(Some(format!("cannot keep records of what is copied: {err}"))))?;
         let prefix = format!("run-{:016x}.{}", job.id, comm.rank());
         let recorder = Arc::new(Mutex::new(Recorder::new(dir, prefix)));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
@@ -134,8 +137,17 @@ impl Worker {
             handles.push(started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?);
         }
         let recorder = Some(recorder);
-        let worker =
-            Self { job, node, recorder, tasks: Some(tasks), reports, threads: handles, cached_dirs, sorted: None };
+        let worker = Self {
+            job,
+            node,
+            recorder,
+            _scratch: scratch,
+            tasks: Some(tasks),
+            reports,
+            threads: handles,
+            cached_dirs,
+            sorted: None,
+        };
         Ok((hello(None), worker))
     }
 
@@ -223,14 +235,8 @@ impl Worker {
     }
 
     fn send_report(&self, comm: &mut Comm, report: io::Result<Report>) -> Result<(), WorkerError> {
-        let report = report.map_err(|error| self.records_error(error))?;
-        comm.send(0, &Message::Report(report));
+        comm.send(0, &Message::Report(report.map_err(WorkerError::Records)?));
         Ok(())
-    }
-
-    fn records_error(&self, error: io::Error) -> WorkerError {
-        let place = self.job.state_dir.as_deref().map_or_else(|| "in memory".into(), escaped);
-        WorkerError::Records { place, error }
     }
 
     /// Ends the I/O threads, which have nothing left to do, and makes what the node wrote durable.
@@ -239,7 +245,7 @@ impl Worker {
         for thread in self.threads.drain(..) {
             thread.join().map_err(|_| "an I/O thread panicked")?;
         }
-        if !comm.leads_node() {
+        if !comm.leads_node() || self.job.policy.dry_run {
             return Ok(());
         }
         let root = self.node.destination().as_fd();
@@ -258,7 +264,7 @@ impl Worker {
     /// The open roots, for the scan of rank 0.
     pub fn roots(&self) -> Roots {
         let (sources, destination) = (self.node.source_dirs(), Arc::clone(self.node.destination()));
-        Roots { sources, destination, cached_dirs: self.cached_dirs }
+        Roots { sources, destination, reading: reading(&self.job), cached_dirs: self.cached_dirs }
     }
 
     /// The counters of all that this rank has ended.
@@ -269,11 +275,12 @@ impl Worker {
     }
 
     fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
+        let _acting = act_as(self.job.policy.run_as).map_err(|err| WorkerError::Records(err.into()))?;
         if let Some(recorder) = self.recorder.take() {
             let recorder =
                 Arc::into_inner(recorder).ok_or(WorkerError::Unexpected("a wish for records before the end"))?;
             let recorder = recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let sorted = recorder.into_sorted().map_err(|error| self.records_error(error))?;
+            let sorted = recorder.into_sorted().map_err(WorkerError::Records)?;
             self.sorted = Some(sorted.peekable());
         }
         let sorted = self.sorted.as_mut().expect("made above");
@@ -291,10 +298,20 @@ impl Worker {
         }
         let last = sorted.peek().is_none();
         match trouble {
-            Some(error) => Err(self.records_error(error)),
+            Some(error) => Err(WorkerError::Records(error)),
             None => Ok((Records(frame), last)),
         }
     }
+}
+
+/// Where this rank keeps its records; `None` for memory.
+fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedFd>, Option<Scratch>)> {
+    if job.policy.dry_run {
+        let scratch = Scratch::new(job.id, rank)?;
+        return Ok((Some(scratch.dir()?), Some(scratch)));
+    }
+    let dir = if job.has_state { Some(state::open(node.destination().as_fd())?) } else { None };
+    Ok((dir, None))
 }
 
 /// I/O threads of a rank: two a core of its share of the node, between 2 and 4. More than that gained nothing on local

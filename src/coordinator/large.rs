@@ -11,7 +11,6 @@ use crate::types::Failure;
 
 /// All large files that have not ended.
 pub(super) struct LargeFiles {
-    range_len: u64,
     digest: bool,
     files: HashMap<u64, Large>,
     /// Files with ranges to give out, first come first served.
@@ -45,9 +44,8 @@ pub(super) enum Abandoned {
 }
 
 impl LargeFiles {
-    pub(super) fn new(range_len: u64, digest: bool) -> Self {
+    pub(super) fn new(digest: bool) -> Self {
         Self {
-            range_len,
             digest,
             files: HashMap::new(),
             dealing: VecDeque::new(),
@@ -69,7 +67,7 @@ impl LargeFiles {
     pub(super) fn add(&mut self, file: LargeFile, member: Member) {
         let id = self.next_id;
         self.next_id += 1;
-        let count = Ranges::new(file.identity.size, self.range_len).count();
+        let count = Ranges::new(file.identity.size, file.range_len).count();
         self.ranges_left += usize::try_from(count).unwrap_or(usize::MAX);
         let merge = (self.digest && count > 1).then(|| Merge::new(count));
         self.files.insert(id, Large { file, member, next: 0, count, outstanding: 0, merge, trouble: None });

@@ -15,10 +15,11 @@ use links::{Links, Member};
 use ranks::Ranks;
 
 use crate::proto::{
-    FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report, Returned, Task, TaskResult,
+    DirBefore, FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report, Returned, Task,
+    TaskResult,
 };
 use crate::scan::{DirId, ScanEvent};
-use crate::types::{Failure, Kind, RelPath, Stats, Timestamp};
+use crate::types::{Failure, Kind, RelPath, Stats};
 
 /// Names that wait for a rank, at most, before the scan has to wait.
 const MAX_QUEUED_NAMES: usize = 128 << 10;
@@ -45,6 +46,7 @@ pub struct Coordinator {
     next_id: u64,
     scan_ended: bool,
     seen: u64,
+    excluded: u64,
     ended: Stats,
     bytes_moved: u64,
 }
@@ -59,7 +61,7 @@ struct Dir {
     /// Entries seen minus entries ended; below zero when a subdirectory ends before its listing is reported.
     open_entries: i64,
     listed: bool,
-    atime: Option<Timestamp>,
+    before: Option<DirBefore>,
     failure: Option<Failure>,
 }
 
@@ -88,6 +90,8 @@ pub struct Progress {
     /// Entries that the scan has seen.
     pub seen: u64,
     pub scan_ended: bool,
+    /// Entries that the user left out.
+    pub excluded: u64,
     /// Entries that have ended.
     pub ended: Stats,
     /// Bytes of file data moved, of unfinished files too.
@@ -106,8 +110,8 @@ pub enum CoordinatorError {
 }
 
 impl Coordinator {
-    /// For ranks with this many I/O threads each, and files that are cut at `range_len` bytes.
-    pub fn new(threads: &[u32], range_len: u64, digest: bool) -> Self {
+    /// For ranks with this many I/O threads each.
+    pub fn new(threads: &[u32], digest: bool) -> Self {
         Self {
             dirs: HashMap::new(),
             names: VecDeque::new(),
@@ -115,13 +119,14 @@ impl Coordinator {
             queued_len: 0,
             finished_dirs: VecDeque::new(),
             urgent: VecDeque::new(),
-            large: LargeFiles::new(range_len, digest),
+            large: LargeFiles::new(digest),
             links: Links::default(),
             ranks: Ranks::new(threads),
             assigned: HashMap::new(),
             next_id: 0,
             scan_ended: false,
             seen: 0,
+            excluded: 0,
             ended: Stats::default(),
             bytes_moved: 0,
         }
@@ -151,15 +156,16 @@ impl Coordinator {
                 self.queued_len += names.byte_len();
                 self.names.push_back((dir, names));
             }
-            ScanEvent::Listed { dir, subdirs, atime, failure } => {
+            ScanEvent::Listed { dir, subdirs, excluded, before, failure } => {
+                self.excluded += excluded;
                 let state = self.dir_mut(dir);
                 state.listed = true;
-                state.atime = atime;
+                state.before = before;
                 state.failure = failure;
                 state.open_entries += signed(subdirs);
                 self.finish_if_empty(dir);
             }
-            ScanEvent::StateSkipped { .. } => {}
+            ScanEvent::StateSkipped { .. } | ScanEvent::NotEntered { .. } => {}
         }
     }
 
@@ -374,7 +380,7 @@ impl Coordinator {
             let id = self.finished_dirs.pop_front().expect("there is a front");
             let dir = self.dir_mut(id);
             len += dir.path.as_bytes().len();
-            dirs.push(FinishedDir { path: dir.path.clone(), atime: dir.atime, failure: dir.failure.take() });
+            dirs.push(FinishedDir { path: dir.path.clone(), before: dir.before, failure: dir.failure.take() });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -420,6 +426,7 @@ impl Coordinator {
         Progress {
             seen: self.seen,
             scan_ended: self.scan_ended,
+            excluded: self.excluded,
             ended: self.ended,
             bytes_moved: self.bytes_moved,
             in_flight: self.assigned.len(),
@@ -436,7 +443,7 @@ impl Dir {
             is_holder: false,
             open_entries: 0,
             listed: false,
-            atime: None,
+            before: None,
             failure: None,
         }
     }

@@ -72,6 +72,7 @@ fn facts(size: u64) -> Facts {
         rdev: None,
         hardlink: None,
         unkept: Unkept::default(),
+        fate: crate::types::Fate::Made,
     }
 }
 
@@ -115,12 +116,13 @@ impl Simulation {
             queue.push_back(ScanEvent::Listed {
                 dir: id,
                 subdirs: children[i],
-                atime: None,
+                excluded: 0,
+                before: None,
                 failure: failed.then(|| failure(Op::List)),
             });
         }
         Self {
-            coordinator: Coordinator::new(threads, RANGE_LEN, false),
+            coordinator: Coordinator::new(threads, false),
             fates,
             scan,
             running: Vec::new(),
@@ -245,6 +247,7 @@ impl Simulation {
                 atime: Timestamp::default(),
                 attempt: 0,
                 sparse: false,
+                range_len: RANGE_LEN,
             })
         };
         match self.fates[&path] {
@@ -315,7 +318,7 @@ fn one_dir(coordinator: &mut Coordinator, names: usize) {
 
 #[test]
 fn the_scan_waits_while_the_queue_is_full() {
-    let mut coordinator = Coordinator::new(&[2], RANGE_LEN, true);
+    let mut coordinator = Coordinator::new(&[2], true);
     assert!(coordinator.wants_scan());
     one_dir(&mut coordinator, MAX_QUEUED_NAMES);
     assert!(!coordinator.wants_scan());
@@ -325,7 +328,7 @@ fn the_scan_waits_while_the_queue_is_full() {
 
 #[test]
 fn no_rank_has_more_than_its_credits_and_all_have_work() {
-    let mut coordinator = Coordinator::new(&[2, 2, 2], RANGE_LEN, true);
+    let mut coordinator = Coordinator::new(&[2, 2, 2], true);
     one_dir(&mut coordinator, 100_000);
     let mut given = [0; 3];
     while let Some(work) = coordinator.next_work() {
@@ -336,7 +339,7 @@ fn no_rank_has_more_than_its_credits_and_all_have_work() {
 
 #[test]
 fn a_short_queue_is_shared_among_all_threads() {
-    let mut coordinator = Coordinator::new(&[2, 2], RANGE_LEN, true);
+    let mut coordinator = Coordinator::new(&[2, 2], true);
     one_dir(&mut coordinator, 64);
     let mut sizes = Vec::new();
     while let Some(work) = coordinator.next_work() {
@@ -348,7 +351,7 @@ fn a_short_queue_is_shared_among_all_threads() {
 
 #[test]
 fn a_result_that_does_not_fit_its_task_is_refused() {
-    let mut coordinator = Coordinator::new(&[1], RANGE_LEN, true);
+    let mut coordinator = Coordinator::new(&[1], true);
     one_dir(&mut coordinator, 1);
     let work = coordinator.next_work().expect("there is work");
     let report = |results| Report { id: work.id, results, bytes_moved: 0, ended: Stats::default(), failures: vec![] };

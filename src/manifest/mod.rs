@@ -13,16 +13,16 @@
 //! fields that it does not know. The file is written under another name, made durable and renamed: it is whole or absent.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use crate::digest::hex;
+use crate::sys::{Errno, close, create_new, rename, sync_file};
 use crate::types::{Facts, Failure, Kind, Outcome, Record, RelPath, Stats};
 
 /// The version of the format that is written.
@@ -46,6 +46,9 @@ pub struct Header {
     pub options: BTreeMap<&'static str, serde_json::Value>,
     /// UTC, RFC 3339.
     pub started: String,
+    /// Nothing was copied: what follows is what would be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// A node, and how many ranks it had.
@@ -105,6 +108,9 @@ struct EntryFacts<'a> {
     hardlink: Option<Hardlink<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blake3: Option<String>,
+    /// Why what was at the destination was left; then the facts are its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<&'static str>,
     /// What the destination could not hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unkept: Vec<&'static str>,
@@ -128,6 +134,7 @@ struct Trailer {
     bytes: u64,
     errors: u64,
     unkept: u64,
+    kept: u64,
     seconds: f64,
     digest: String,
 }
@@ -138,26 +145,32 @@ pub struct Writer {
     hasher: blake3::Hasher,
     line: Vec<u8>,
     stats: Stats,
-    temporary: PathBuf,
-    path: PathBuf,
+    place: Place,
+    temporary: Vec<u8>,
+}
+
+/// The directory and the name of a manifest.
+pub struct Place {
+    pub dir: OwnedFd,
+    pub name: Vec<u8>,
 }
 
 impl Writer {
-    /// Begins the manifest that will be `path`, under a temporary name beside it.
+    /// Begins the manifest that will be at `place`, under a temporary name beside it, for its owner alone: it names
+    /// everything in the tree.
     ///
     /// # Errors
     /// The file cannot be created or written.
-    pub fn create(path: &Path, job_id: u64, header: &Header) -> io::Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{job_id:016x}.tmp"));
-        let temporary = path.with_file_name(name);
+    pub fn create(place: Place, job_id: u64, header: &Header) -> io::Result<Self> {
+        let temporary = [&place.name, format!(".{job_id:016x}.tmp").as_bytes()].concat();
+        let file = File::from(create_new(place.dir.as_fd(), &temporary, 0o600)?);
         let mut writer = Self {
-            file: BufWriter::with_capacity(256 << 10, create_private(&temporary)?),
+            file: BufWriter::with_capacity(256 << 10, file),
             hasher: blake3::Hasher::new(),
             line: Vec::new(),
             stats: Stats::default(),
+            place,
             temporary,
-            path: path.to_path_buf(),
         };
         writer.write_line(header)?;
         Ok(writer)
@@ -192,18 +205,19 @@ impl Writer {
             bytes: stats.bytes,
             errors: stats.errors,
             unkept: stats.unkept,
+            kept: stats.kept,
             seconds,
             digest: self.hasher.finalize().to_hex().to_string(),
         };
         self.write_line(&trailer)?;
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        crate::sys::close(file.into())?;
-        std::fs::rename(&self.temporary, &self.path)?;
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match File::open(dir)?.sync_all() {
+        close(file.into())?;
+        let dir = self.place.dir.as_fd();
+        rename(dir, &self.temporary, &self.place.name)?;
+        match sync_file(dir) {
             // not every FUSE file system can sync a directory
-            Err(err) if err.raw_os_error() == Some(libc::EINVAL) || err.raw_os_error() == Some(libc::ENOSYS) => {}
+            Err(Errno::EINVAL | Errno::ENOSYS) => {}
             synced => synced?,
         }
         Ok(stats)
@@ -216,11 +230,6 @@ impl Writer {
         self.hasher.update(&self.line);
         self.file.write_all(&self.line)
     }
-}
-
-/// For its owner alone: a manifest names everything in the tree.
-fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn name(path: &RelPath) -> Name<'_> {
@@ -248,6 +257,7 @@ fn entry_facts(kind: Kind, facts: &Facts) -> EntryFacts<'_> {
             Err(_) => Hardlink::Bytes { hardlink_b64: STANDARD.encode(owner.as_bytes()) },
         }),
         blake3: facts.digest.as_ref().map(hex),
+        kept: facts.fate.kept(),
         unkept: facts.unkept.names(),
     }
 }

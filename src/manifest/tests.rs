@@ -1,7 +1,7 @@
 //! Golden lines, and the schema that every line fulfils.
 
 use super::*;
-use crate::types::{Op, Side, Timestamp, Unkept};
+use crate::types::{Fate, Op, Side, Timestamp, Unkept};
 
 fn header() -> Header {
     Header {
@@ -14,6 +14,7 @@ fn header() -> Header {
         destination: "/backup/src".into(),
         options: BTreeMap::from([("direct", "auto".into())]),
         started: "2026-01-02T03:04:05Z".into(),
+        dry_run: false,
     }
 }
 
@@ -29,6 +30,7 @@ fn facts() -> Facts {
         rdev: None,
         hardlink: None,
         unkept: Unkept::default(),
+        fate: Fate::Made,
     }
 }
 
@@ -46,6 +48,7 @@ fn records() -> Vec<Record> {
         done(path(b"dev"), Kind::BlockDev, Facts { rdev: Some((8, 1)), ..bare.clone() }),
         Record { path: path(b"gone"), kind: Kind::File, outcome: Outcome::Failed(failure) },
         done(path(b"link"), Kind::Symlink, Facts { size: 2, target: Some(vec![0xff, b'x']), ..bare }),
+        done(path(b"old"), Kind::File, Facts { fate: Fate::KeptNewer, digest: None, ..facts() }),
         done(path(b"\xff"), Kind::File, facts()),
     ]
 }
@@ -53,7 +56,8 @@ fn records() -> Vec<Record> {
 fn written() -> (String, Stats) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("manifest.jsonl");
-    let mut writer = Writer::create(&path, 7, &header()).expect("created");
+    let place = Place { dir: crate::sys::open_root(dir.path()).expect("opens"), name: b"manifest.jsonl".to_vec() };
+    let mut writer = Writer::create(place, 7, &header()).expect("created");
     for record in records() {
         writer.entry(&record).expect("written");
     }
@@ -75,16 +79,17 @@ fn lines_are_as_the_format_says() {
         r#"{"path":"dev","type":"blockdev","mode":"0644","uid":0,"gid":4294967295,"mtime":"-1500000000","rdev":"8:1"}"#.to_string(),
         r#"{"path":"gone","type":"file","error":{"op":"open","errno":13,"text":"open source: Permission denied (os error 13)"}}"#.to_string(),
         r#"{"path":"link","type":"symlink","size":2,"mode":"0644","uid":0,"gid":4294967295,"mtime":"-1500000000","target_b64":"/3g="}"#.to_string(),
+        r#"{"path":"old","type":"file","size":5,"mode":"0644","uid":0,"gid":4294967295,"mtime":"-1500000000","kept":"newer"}"#.to_string(),
         format!(r#"{{"path_b64":"/w==","type":"file","size":5,"mode":"0644","uid":0,"gid":4294967295,"mtime":"-1500000000","blake3":"{ab}"}}"#),
     ];
-    assert_eq!(lines[..8], golden);
-    let above = text.len() - lines[8].len() - 1;
+    assert_eq!(lines[..9], golden);
+    let above = text.len() - lines[9].len() - 1;
     let digest = blake3::hash(&text.as_bytes()[..above]).to_hex();
     let trailer = format!(
-        r#"{{"entries":7,"files":3,"dirs":1,"symlinks":1,"others":1,"hardlinks":1,"bytes":10,"errors":1,"unkept":1,"seconds":1.5,"digest":"{digest}"}}"#
+        r#"{{"entries":8,"files":4,"dirs":1,"symlinks":1,"others":1,"hardlinks":1,"bytes":10,"errors":1,"unkept":1,"kept":1,"seconds":1.5,"digest":"{digest}"}}"#
     );
-    assert_eq!(lines[8], trailer);
-    assert_eq!((stats.entries(), stats.errors), (7, 1));
+    assert_eq!(lines[9], trailer);
+    assert_eq!((stats.entries(), stats.errors), (8, 1));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::path::Path;
 
 use super::lead::{Incoming, Lead, LeadError};
-use crate::manifest::{Header, Writer};
-use crate::proto::Message;
+use crate::manifest::{Header, Place, Writer};
+use crate::proto::{Job, Message};
 use crate::records::decode_all;
+use crate::sys::act_as;
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
 
 /// Records of a rank that are left when it is asked for more.
@@ -21,20 +21,27 @@ struct RankStream {
     last: bool,
 }
 
-/// Writes the manifest to `path` from the records of all ranks; counts them only when there is none. Returns the
-/// totals. `ended` is how many entries the ranks have ended.
+/// Writes the manifest from the records of all ranks, to `place`, which is `shown` in messages; counts them only when
+/// there is none. Returns the totals. `each` is called for every entry in the order of paths; `ended` is how many entries
+/// the ranks have ended.
 ///
 /// # Errors
 /// What ends the job: also when not every entry that ended has a record.
 pub fn collect(
     lead: &mut Lead<'_>,
-    path: Option<&Path>,
-    job_id: u64,
+    place: Option<Place>,
+    shown: Option<&str>,
+    each: Option<fn(&Record)>,
+    job: &Job,
     header: &Header,
     ended: u64,
 ) -> Result<Stats, LeadError> {
-    let trouble = |error| LeadError::Manifest(path.map_or_else(String::new, |path| path.display().to_string()), error);
-    let mut writer = path.map(|path| Writer::create(path, job_id, header)).transpose().map_err(trouble)?;
+    let trouble = |error| LeadError::Manifest(shown.unwrap_or_default().to_string(), error);
+    let acting = || act_as(job.policy.run_as).map_err(LeadError::Acting);
+    let mut writer = {
+        let _acting = acting()?;
+        place.map(|place| Writer::create(place, job.id, header)).transpose().map_err(trouble)?
+    };
     let mut counted = Stats::default();
     lead.phase = "all is copied and durable; writing the manifest";
     let mut merge = Merge::new(lead);
@@ -51,6 +58,9 @@ pub fn collect(
             next = merge.next(lead)?;
         }
         counted.count(&record);
+        if let Some(each) = each {
+            each(&record);
+        }
         if let Some(writer) = &mut writer {
             writer.entry(&record).map_err(trouble)?;
         }
@@ -60,6 +70,7 @@ pub fn collect(
     if recorded != ended {
         return Err(LeadError::Counts(format!("{ended} entries ended, {recorded} were recorded")));
     }
+    let _acting = acting()?;
     let seconds = lead.display.elapsed().as_secs_f64();
     writer.map(|writer| writer.finish(seconds)).transpose().map_err(trouble)?;
     Ok(counted)
@@ -69,6 +80,12 @@ pub fn collect(
 fn join(record: &mut Record, twin: Record) -> Option<Failure> {
     match (&record.outcome, &twin.outcome) {
         (Outcome::Done(_), Outcome::Done(_)) if record.kind == Kind::Dir && twin.kind == Kind::Dir => None,
+        // of two sources the first one made it, and the other left it
+        (Outcome::Done(_), Outcome::Done(facts)) if facts.fate.kept().is_some() => None,
+        (Outcome::Done(facts), Outcome::Done(_)) if facts.fate.kept().is_some() => {
+            *record = twin;
+            None
+        }
         (Outcome::Done(_), Outcome::Done(_)) => Some(Failure { op: Op::Conflict, side: Side::Source, errno: 0 }),
         (Outcome::Failed(_), _) => None,
         // the failure stays

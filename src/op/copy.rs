@@ -1,18 +1,18 @@
 //! The copy: resolve, prepare, greet, run, stop, collect, say.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use jiff::Timestamp as Clock;
 
+use super::choices;
 use super::collect::collect;
 use super::lead::{Incoming, Lead, LeadError};
-use super::resolve::{MANIFEST_NAME, Plan, resolve};
+use super::prepare::{Prepared, prepare};
+use super::resolve::{Plan, resolve};
+use super::summary::Summary;
 use crate::cli::{Config, Output};
 use crate::comm::Comm;
 use crate::coordinator::Coordinator;
@@ -20,20 +20,9 @@ use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::progress::Display;
 use crate::proto::{Direct, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
-use crate::sys::{XattrPlace, open_root, strip_acls};
-use crate::transfer::marker_name;
-use crate::types::{ExitCode, Stats, escaped, human_bytes};
+use crate::sys::act_as;
+use crate::types::{ExitCode, Fate, Kind, Outcome, Record, Stats, escaped, human_bytes};
 use crate::worker::Worker;
-
-/// What the job ended with, to be said.
-struct Summary {
-    started: Clock,
-    seconds: f64,
-    stats: Stats,
-    hosts: Vec<Host>,
-    manifest: Option<String>,
-    code: ExitCode,
-}
 
 /// Copies as rank 0; the other ranks are in [`crate::worker::serve`].
 ///
@@ -45,11 +34,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     for note in &config.notes {
         display.note(note);
     }
-    let prepared = resolve(config).map_err(|refusal| refusal.to_string()).and_then(|plan| {
-        let job = job(&plan, config, started);
-        prepare(&plan, &job).map(|()| (plan, job))
-    });
-    let (plan, job) = match prepared {
+    let (plan, job, prepared) = match plan(config, started) {
         Ok(prepared) => prepared,
         Err(line) => {
             display.print(&format!("pcopy: {line}"));
@@ -59,25 +44,27 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     for note in &plan.notes {
         display.note(note);
     }
-    display.set_trees(&job.sources, &job.destination);
+    display.set_trees(&job.sources, plan.root.as_os_str().as_bytes());
     let mut lead = Lead::new(comm, None, display);
     let hellos = match greet(&mut lead, &job)? {
         Ok(hellos) => hellos,
         Err(line) => {
             lead.display.print(&format!("pcopy: {line}"));
-            unprepare(&plan, &job);
+            let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+            prepared.undo(&plan, &job);
+            drop(acting);
             lead.send_to_all(&Message::Bye);
             lead.comm.flush();
             return Ok(ExitCode::Refused);
         }
     };
-    let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
-    fs::remove_file(&marker).map_err(|err| LeadError::Manifest(marker.display().to_string(), err))?;
-    set_aside(&plan)?;
+    let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    prepared.begin(&job).map_err(|(path, err)| LeadError::Manifest(escaped(&path), err.into()))?;
+    drop(acting);
     if config.verbose {
         say_choices(&lead.display, &plan, config, &hellos);
     }
-    let summary = run(&mut lead, &plan, &job, config, &hellos, started)?;
+    let summary = run(&mut lead, &plan, &job, config, prepared, &hellos, started)?;
     lead.send_to_all(&Message::Bye);
     lead.comm.flush();
     lead.display.finish();
@@ -85,21 +72,15 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     Ok(summary.code)
 }
 
-/// An older manifest must not make this copy look complete while it is not.
-fn set_aside(plan: &Plan) -> Result<(), LeadError> {
-    // with --manifest elsewhere also the one in the copy
-    let own = plan.state_dir.as_ref().map(|dir| dir.join(MANIFEST_NAME));
-    for manifest in plan.manifest.iter().chain(own.iter().filter(|own| plan.manifest.as_ref() != Some(*own))) {
-        let mut previous = manifest.clone().into_os_string();
-        previous.push(".previous");
-        match fs::rename(manifest, previous) {
-            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-                return Err(LeadError::Manifest(manifest.display().to_string(), err));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+/// What is to be done, and the first writes.
+fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), String> {
+    let policy = choices::policy(config).map_err(|refusal| refusal.to_string())?;
+    let _acting =
+        act_as(policy.run_as).map_err(|err| format!("--uid, --gid: acting as another user: {}", err.desc()))?;
+    let plan = resolve(config, policy).map_err(|refusal| refusal.to_string())?;
+    let job = job(&plan, config, started);
+    let prepared = prepare(&plan, &job)?;
+    Ok((plan, Job { coarse_times: prepared.coarse_times, ..job }, prepared))
 }
 
 fn refuse(mut lead: Lead<'_>) -> ExitCode {
@@ -113,47 +94,18 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
     seed.update(&started.as_nanosecond().to_le_bytes()).update(&std::process::id().to_le_bytes());
     seed.update(plan.root.as_os_str().as_bytes());
     let id = seed.finalize();
+    // in a dry run a root that is not there is not made: ranks see the directory that it would be in
+    let above = plan.root.parent().filter(|_| plan.policy.dry_run && !plan.root_exists);
+    let destination = above.unwrap_or(&plan.root);
     Job {
         id: u64::from_le_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")),
         sources: plan.sources.clone(),
-        destination: plan.root.as_os_str().as_bytes().to_vec(),
-        state_dir: plan.state_dir.as_ref().map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        destination: destination.as_os_str().as_bytes().to_vec(),
+        has_state: plan.has_state && !plan.policy.dry_run,
         fresh: !plan.root_exists,
+        coarse_times: false,
         tuning: config.tuning,
-    }
-}
-
-/// Makes the copy's root, the state directory and the marker: the first writes.
-fn prepare(plan: &Plan, job: &Job) -> Result<(), String> {
-    let failed = |path: &Path, err| format!("{}: {err}", escaped(path.as_os_str().as_bytes()));
-    let mut private = DirBuilder::new();
-    private.mode(0o700);
-    if !plan.root_exists {
-        private.create(&plan.root).map_err(|err| failed(&plan.root, err))?;
-        let root = open_root(&plan.root).and_then(|root| strip_acls(XattrPlace::Fd(root.as_fd())));
-        root.map_err(|err| failed(&plan.root, err.into()))?;
-    }
-    let made = make_state(plan, job, &private).map_err(|(path, err)| failed(&path, err));
-    made.inspect_err(|_| unprepare(plan, job))
-}
-
-fn make_state(plan: &Plan, job: &Job, private: &DirBuilder) -> Result<(), (std::path::PathBuf, std::io::Error)> {
-    if let Some(dir) = plan.state_dir.as_ref().filter(|dir| !dir.exists()) {
-        private.create(dir).map_err(|err| (dir.clone(), err))?;
-    }
-    let marker = plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id)));
-    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&marker);
-    created.map(drop).map_err(|err| (marker, err))
-}
-
-/// Takes back what [`prepare`] made; what was there before is not empty and stays.
-fn unprepare(plan: &Plan, job: &Job) {
-    let _ = fs::remove_file(plan.root.join(std::ffi::OsStr::from_bytes(&marker_name(job.id))));
-    if let Some(dir) = &plan.state_dir {
-        let _ = fs::remove_dir(dir);
-    }
-    if !plan.root_exists {
-        let _ = fs::remove_dir(&plan.root);
+        policy: plan.policy.clone(),
     }
 }
 
@@ -195,26 +147,36 @@ fn run(
     plan: &Plan,
     job: &Job,
     config: &Config,
+    mut prepared: Prepared,
     hellos: &[Hello],
     started: Clock,
 ) -> Result<Summary, LeadError> {
     let threads: Vec<u32> = hellos.iter().map(|hello| hello.threads).collect();
-    let mut coordinator = Coordinator::new(&threads, config.tuning.range_len, config.tuning.digest);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut coordinator = Coordinator::new(&threads, config.tuning.digest);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SCAN_THREADS);
     let roots = lead.worker.as_ref().expect("rank 0 works while it leads").roots();
-    let scan = Scan::start(&std::sync::Arc::new(job.clone()), &roots, cores.min(MAX_SCAN_THREADS), &plan.singles);
-    lead.run(&mut coordinator, scan.map_err(LeadError::Scan)?)?;
+    let job = std::sync::Arc::new(job.clone());
+    // the scan's threads are started as whom they act
+    let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    let scan = Scan::start(&job, &roots, plan.choice.clone(), cores, &plan.singles).map_err(LeadError::Scan)?;
+    drop(acting);
+    lead.run(&mut coordinator, scan)?;
     let (sums, mut troubles) = lead.stop()?;
     // three counts of the same entries: by the scan, by the ranks, in the manifest
-    let (seen, ended) = (coordinator.progress().seen, sums.entries());
-    if seen != ended {
-        return Err(LeadError::Counts(format!("{seen} entries were seen, {ended} ended")));
+    let (progress, ended) = (coordinator.progress(), sums.entries());
+    if progress.seen != ended {
+        return Err(LeadError::Counts(format!("{} entries were seen, {ended} ended", progress.seen)));
     }
     let header = header(plan, config, hellos, started);
     // what is not durable gets no manifest: that would prove it
-    let manifest = plan.manifest.as_deref().filter(|_| troubles.is_empty());
-    let stats = collect(lead, manifest, job.id, &header, ended)?;
-    remove_state(plan, &mut troubles);
+    let manifest = prepared.manifest.take().filter(|_| troubles.is_empty());
+    let shown = manifest.as_ref().map(|_| escaped(plan.manifest_path().as_os_str().as_bytes()));
+    let each = (plan.policy.dry_run && config.output == Output::Text).then_some(say_foreseen as fn(&Record));
+    let stats = collect(lead, manifest, shown.as_deref(), each, &job, &header, ended)?;
+    let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    if let Err(err) = prepared.clean_up(plan) {
+        troubles.push(format!("{}: setting its times: {err}", escaped(plan.root.as_os_str().as_bytes())));
+    }
     for trouble in &troubles {
         lead.display.print(&format!("pcopy: error: {trouble}"));
     }
@@ -222,30 +184,33 @@ fn run(
         started,
         seconds: lead.display.elapsed().as_secs_f64(),
         stats: Stats { recopied: sums.recopied, ..stats },
+        excluded: progress.excluded,
         hosts: header.hosts,
-        manifest: manifest.map(|path| escaped(path.as_os_str().as_bytes())),
-        code: match (troubles.is_empty(), stats.errors) {
-            (false, _) => ExitCode::Broken,
-            (true, 0) => ExitCode::Complete,
-            (true, _) => ExitCode::EntriesFailed,
+        manifest: shown,
+        dry_run: plan.policy.dry_run,
+        code: match (troubles.is_empty(), stats.errors, stats.unkept) {
+            (false, _, _) => ExitCode::Broken,
+            (true, 0, 0) => ExitCode::Complete,
+            (true, 0, _) if !config.strict => ExitCode::Complete,
+            (true, _, _) => ExitCode::EntriesFailed,
         },
     })
 }
 
-/// With the manifest elsewhere nothing of pcopy stays in the copy; its root keeps the source's times.
-fn remove_state(plan: &Plan, troubles: &mut Vec<String>) {
-    let Some(dir) = &plan.state_dir else { return };
-    if plan.manifest.as_ref().is_some_and(|manifest| manifest.starts_with(dir)) {
-        return;
-    }
-    let times = fs::metadata(&plan.root)
-        .and_then(|meta| Ok(fs::FileTimes::new().set_accessed(meta.accessed()?).set_modified(meta.modified()?)));
-    // an older manifest keeps it
-    if fs::remove_dir(dir).is_ok()
-        && let Err(err) = times.and_then(|times| fs::File::open(&plan.root)?.set_times(times))
-    {
-        troubles.push(format!("{}: setting its times: {err}", escaped(plan.root.as_os_str().as_bytes())));
-    }
+/// Says what a dry run found of an entry.
+fn say_foreseen(record: &Record) {
+    let path = &record.path;
+    let line = match &record.outcome {
+        Outcome::Failed(failure) => format!("FAIL {path}: {failure}"),
+        Outcome::Done(facts) => match facts.fate {
+            Fate::KeptExisting | Fate::KeptNewer => format!("kept {path}"),
+            _ if facts.hardlink.is_some() => format!("link {path}"),
+            Fate::Made => format!("new {path}"),
+            Fate::Replaces if record.kind == Kind::Dir => format!("merge {path}"),
+            Fate::Replaces => format!("replace {path}"),
+        },
+    };
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn header(plan: &Plan, config: &Config, hellos: &[Hello], started: Clock) -> Header {
@@ -266,6 +231,7 @@ fn header(plan: &Plan, config: &Config, hellos: &[Hello], started: Clock) -> Hea
         ("block_size", tuning.block_len.into()),
         ("direct", direct_name(tuning.direct).into()),
         ("digest", if tuning.digest { "blake3" } else { "none" }.into()),
+        ("preserve", plan.policy.preserve.names().into()),
         ("threads", hellos.iter().map(|hello| hello.threads).max().into()),
     ]);
     Header {
@@ -278,6 +244,7 @@ fn header(plan: &Plan, config: &Config, hellos: &[Hello], started: Clock) -> Hea
         destination: escaped(plan.root.as_os_str().as_bytes()),
         options,
         started: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        dry_run: plan.policy.dry_run,
     }
 }
 
@@ -310,81 +277,4 @@ fn say(summary: &Summary, output: Output) {
     };
     // a reader who has gone must not turn a complete copy into a failed one
     let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-impl Summary {
-    fn rate(&self, count: u64) -> f64 {
-        // a rate for a reader: the float's 53 bits are enough
-        #[allow(clippy::cast_precision_loss)]
-        let rate = count as f64 / self.seconds.max(1e-3);
-        rate
-    }
-
-    fn json(&self) -> serde_json::Value {
-        let stats = &self.stats;
-        serde_json::json!({
-            "exit_code": self.code.number(),
-            "started": self.started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "seconds": self.seconds,
-            "hosts": self.hosts,
-            "entries": stats.entries(),
-            "files": stats.files,
-            "dirs": stats.dirs,
-            "symlinks": stats.symlinks,
-            "others": stats.others,
-            "hardlinks": stats.hardlinks,
-            "bytes": stats.bytes,
-            "errors": stats.errors,
-            "unkept": stats.unkept,
-            "recopied": stats.recopied,
-            "manifest": self.manifest,
-        })
-    }
-
-    fn text(&self) -> String {
-        let stats = &self.stats;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let bytes_rate = human_bytes(self.rate(stats.bytes) as u64);
-        let mut text = String::new();
-        let mut line = |label: &str, value: String| text.push_str(&format!("{label:<12} {value}\n"));
-        line("Started:", self.started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
-        line("Seconds:", format!("{:.3}", self.seconds));
-        let hosts = if self.hosts.len() == 1 { "host" } else { "hosts" };
-        line(
-            "Ranks:",
-            format!("{} on {} {hosts}", self.hosts.iter().map(|host| host.ranks).sum::<usize>(), self.hosts.len()),
-        );
-        line("Items:", format!("{} ({:.0}/s)", stats.entries(), self.rate(stats.entries())));
-        line("  Dirs:", stats.dirs.to_string());
-        line("  Files:", format!("{} ({} hard links)", stats.files, stats.hardlinks));
-        line("  Links:", stats.symlinks.to_string());
-        line("  Others:", stats.others.to_string());
-        line("  Errors:", stats.errors.to_string());
-        line("Data:", format!("{} ({} bytes)", human_bytes(stats.bytes), stats.bytes));
-        line("Rate:", format!("{bytes_rate}/s"));
-        if stats.recopied > 0 {
-            line("Copied again:", format!("{} files that changed while they were read", stats.recopied));
-        }
-        if stats.unkept > 0 {
-            line(
-                "Not kept:",
-                format!(
-                    "{} entries lost metadata that the destination cannot hold; \"unkept\" in the manifest",
-                    stats.unkept
-                ),
-            );
-        }
-        line("Manifest:", self.manifest.clone().unwrap_or_else(|| "none".into()));
-        line(
-            "Result:",
-            match self.code {
-                ExitCode::Complete => "complete".into(),
-                ExitCode::EntriesFailed => {
-                    format!("{} entries FAILED; \"error\" in the manifest", stats.errors)
-                }
-                ExitCode::Refused | ExitCode::Broken => "NOT complete".to_string(),
-            },
-        );
-        text
-    }
 }

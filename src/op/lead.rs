@@ -9,6 +9,7 @@ use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::progress::Display;
 use crate::proto::{Hello, Message, Records};
 use crate::scan::{Scan, ScanEvent};
+use crate::sys::Errno;
 use crate::types::Stats;
 use crate::worker::{Worker, WorkerError};
 
@@ -25,6 +26,8 @@ pub enum LeadError {
     Scan(std::io::Error),
     #[error("internal error: {0}")]
     Counts(String),
+    #[error("--uid, --gid: acting as another user: {0}")]
+    Acting(Errno),
     #[error("the manifest {0}: {1}")]
     Manifest(String, std::io::Error),
 }
@@ -158,6 +161,9 @@ impl<'a> Lead<'a> {
         self.pause.reset();
         if let ScanEvent::StateSkipped { .. } = event {
             self.display.note("a source's own .pcopy (pcopy's state and manifest) is not copied");
+        }
+        if let ScanEvent::NotEntered { path } = &event {
+            self.display.not_entered(path);
         }
         coordinator.scan(event);
     }

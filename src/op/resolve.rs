@@ -12,19 +12,25 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
+use super::choices;
 use crate::cli::Config;
+use crate::policy::Policy;
 use crate::proto::Source;
-use crate::scan::STATE_DIR_NAME;
+use crate::scan::Choice;
+use crate::state;
 use crate::sys::{Meta, Mounts, Place};
 use crate::types::{Kind, RelPath, escaped};
-
-/// The manifest's name in the state directory.
-pub const MANIFEST_NAME: &str = "manifest.jsonl";
 
 /// One line that says which path, which operation, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(String);
+
+impl Refusal {
+    pub(super) fn new(line: String) -> Self {
+        Self(line)
+    }
+}
 
 /// What the job will do.
 #[derive(Debug)]
@@ -35,14 +41,28 @@ pub struct Plan {
     /// Absolute; the directory that the copy's paths are relative to.
     pub root: PathBuf,
     pub root_exists: bool,
-    /// `None` when the copy is a single entry.
-    pub state_dir: Option<PathBuf>,
+    /// Whether the copy has a state directory: not when it is a single entry.
+    pub has_state: bool,
+    /// Where the user wants the manifest; absolute.
     pub manifest: Option<PathBuf>,
+    pub policy: Policy,
+    pub choice: Choice,
     /// To be said before the copy.
     pub notes: Vec<String>,
 }
 
-fn refuse<T>(path: &Path, what: impl std::fmt::Display) -> Result<T, Refusal> {
+impl Plan {
+    fn state_dir(&self) -> PathBuf {
+        self.root.join(state::os_name(state::DIR_NAME))
+    }
+
+    /// Where the manifest is, if there is one.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.manifest.clone().unwrap_or_else(|| self.state_dir().join(state::os_name(state::MANIFEST_NAME)))
+    }
+}
+
+pub(super) fn refuse<T>(path: &Path, what: impl std::fmt::Display) -> Result<T, Refusal> {
     Err(Refusal(format!("{}: {what}", shown(path))))
 }
 
@@ -65,11 +85,18 @@ struct Named {
 ///
 /// # Errors
 /// Everything that is refused.
-pub fn resolve(config: &Config) -> Result<Plan, Refusal> {
+pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     if config.sources.len() > usize::from(u16::MAX) {
         return Err(Refusal(format!("{} sources; at most {} at once", config.sources.len(), u16::MAX)));
     }
-    let named = config.sources.iter().map(|path| examine(path)).collect::<Result<Vec<_>, _>>()?;
+    let filter = choices::filter(config)?;
+    let follow = choices::follows_arguments(config);
+    let named = config.sources.iter().map(|path| examine(path, follow)).collect::<Result<Vec<_>, _>>()?;
+    let lone_dir = match named.as_slice() {
+        [Named { single: None, dir, .. }] => Some(dir.as_path()),
+        _ => None,
+    };
+    let choice = choices::choice(config, filter, lone_dir)?;
     let notes = named.iter().filter_map(link_note).collect();
     let (root, root_exists, targets) = place(&config.destination, &named)?;
     let plan = Plan {
@@ -79,8 +106,10 @@ pub fn resolve(config: &Config) -> Result<Plan, Refusal> {
             .filter(|(_, n)| n.single.is_some())
             .filter_map(|(i, n)| Some((i, n.meta.kind?)))
             .collect(),
-        state_dir: (named.len() > 1 || named[0].single.is_none()).then(|| root.join(name_of(STATE_DIR_NAME))),
+        has_state: named.len() > 1 || named[0].single.is_none(),
         manifest: None,
+        policy,
+        choice,
         root,
         root_exists,
         notes,
@@ -105,14 +134,15 @@ fn source(named: &Named, target: &RelPath) -> Source {
     }
 }
 
-fn examine(given: &Path) -> Result<Named, Refusal> {
+/// `follow`: a symbolic link stands for what it leads to, under its own name.
+fn examine(given: &Path, follow: bool) -> Result<Named, Refusal> {
     let bytes = given.as_os_str().as_bytes();
     let own_name = match given.components().next_back() {
         Some(Component::Normal(name)) => Some(name.as_bytes().to_vec()),
         _ => None,
     };
     let contents = bytes.ends_with(b"/") || bytes.ends_with(b"/.") || own_name.is_none();
-    let meta = match Meta::of_path(given, contents) {
+    let meta = match Meta::of_path(given, contents || follow) {
         Ok(meta) => meta,
         Err(err) => {
             return refuse(given, format_args!("cannot use it as a source: {}", err.desc()));
@@ -137,6 +167,15 @@ fn examine(given: &Path) -> Result<Named, Refusal> {
         && let Err(err) = fs::File::open(given)
     {
         return refuse(given, format_args!("cannot read the source: {err}"));
+    }
+    if follow {
+        // the entry itself, so that no link is left to follow
+        let entry = canonical(given)?;
+        let (Some(dir), Some(single)) = (entry.parent(), entry.file_name()) else {
+            return refuse(given, "has no directory");
+        };
+        let single = Some(single.as_bytes().to_vec());
+        return Ok(Named { given: given.into(), dir: dir.into(), single, meta, name: Some(name) });
     }
     let parent = given.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(Named { given: given.into(), dir: canonical(parent)?, single: Some(name.clone()), meta, name: Some(name) })
@@ -241,7 +280,7 @@ fn check_targets(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
         if let Some(other) = taken.insert(target, &named.given) {
             return refuse(&named.given, format_args!("would be copied to the same place as {}", shown(other)));
         }
-        if plan.state_dir.is_some() && target.as_bytes() == STATE_DIR_NAME {
+        if plan.has_state && target.as_bytes() == state::DIR_NAME {
             return refuse(&named.given, "has the name of pcopy's own state, which the copy will have there");
         }
     }
@@ -261,7 +300,7 @@ fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
         if named.single.is_some() {
             check_single(named, &copy)?;
         } else {
-            check_dir(named, &copy, &mounts)?;
+            check_dir(named, &copy, &mounts, &plan.choice)?;
         }
     }
     // what goes to a directory must not replace a part of another source there
@@ -292,7 +331,7 @@ fn check_single(named: &Named, copy: &Path) -> Result<(), Refusal> {
     }
 }
 
-fn check_dir(named: &Named, copy: &Path, mounts: &Mounts) -> Result<(), Refusal> {
+fn check_dir(named: &Named, copy: &Path, mounts: &Mounts, choice: &Choice) -> Result<(), Refusal> {
     if copy == named.dir || Meta::of_path(copy, true).is_ok_and(|there| is_same(&there, &named.meta)) {
         return refuse(&named.given, format_args!("and {} are the same directory", shown(copy)));
     }
@@ -307,10 +346,21 @@ fn check_dir(named: &Named, copy: &Path, mounts: &Mounts) -> Result<(), Refusal>
     let within = copy.starts_with(&named.dir)
         || copy.ancestors().any(below_source)
         || mounts.place(&named.dir).into_iter().chain(mounts.below(&named.dir)).any(meets_source);
-    if within {
+    if within && !is_left_out(named, copy, choice) {
         return refuse(copy, format_args!("the destination is inside its source {}", shown(&named.given)));
     }
     Ok(())
+}
+
+/// Whether the copy lies where the scan of its source does not go: on another file system, or in what is excluded.
+fn is_left_out(named: &Named, copy: &Path, choice: &Choice) -> bool {
+    let there = copy.ancestors().find_map(|dir| Meta::of_path(dir, true).ok());
+    if choice.one_file_system && there.is_some_and(|there| there.dev != named.meta.dev) {
+        return true;
+    }
+    let Ok(below) = copy.strip_prefix(&named.dir) else { return false };
+    let ancestors = below.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+    ancestors.map(|dir| [b"/", dir.as_os_str().as_bytes()].concat()).any(|dir| choice.filter.excludes(&dir, true))
 }
 
 fn is_same(a: &Meta, b: &Meta) -> bool {
@@ -323,14 +373,14 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
     if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         return refuse(dir, format_args!("cannot write to the destination: {}", err.desc()));
     }
-    if let Some(state_dir) = &plan.state_dir
-        && let Ok(meta) = fs::symlink_metadata(state_dir)
+    if let Some(state_dir) = plan.has_state.then(|| plan.state_dir())
+        && let Ok(meta) = fs::symlink_metadata(&state_dir)
     {
         if !meta.is_dir() {
-            return refuse(state_dir, "is not a directory; pcopy keeps its state there");
+            return refuse(&state_dir, "is not a directory; pcopy keeps its state there");
         }
         if meta.uid() != geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-            return refuse(state_dir, "belongs to, or can be written by, somebody else; pcopy keeps its state there");
+            return refuse(&state_dir, "belongs to, or can be written by, somebody else; pcopy keeps its state there");
         }
     }
     Ok(())
@@ -338,7 +388,7 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
 
 fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusal> {
     let Some(wanted) = &config.manifest else {
-        return Ok(plan.state_dir.as_ref().map(|dir| dir.join(MANIFEST_NAME)));
+        return Ok(None);
     };
     let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
         return refuse(wanted, "--manifest needs the name of a file");
@@ -361,9 +411,9 @@ fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusa
         None => path.starts_with(name_of(&source.dir)),
         Some(name) => path == Path::new(name_of(&source.dir)).join(name_of(name)),
     });
-    let in_copy = match &plan.state_dir {
-        Some(state_dir) => path.starts_with(&plan.root) && !path.starts_with(state_dir),
-        None => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
+    let in_copy = match plan.has_state {
+        true => path.starts_with(&plan.root) && !path.starts_with(plan.state_dir()),
+        false => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
     };
     if in_source || in_copy {
         return refuse(wanted, "--manifest must name a file outside of the sources and of the copy");

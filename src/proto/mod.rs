@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 pub use names::Names;
 
+use crate::policy::Policy;
 use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -66,13 +67,14 @@ pub struct Job {
     /// Absolute path of the directory that the copy's paths are relative to.
     #[serde(with = "serde_bytes")]
     pub destination: Vec<u8>,
-    /// Where ranks keep their sorted runs: absolute path of a directory. `None` for a job of one
-    /// entry, whose records stay in memory.
-    #[serde(with = "serde_bytes")]
-    pub state_dir: Option<Vec<u8>>,
-    /// The copy's directory was made by this job: a name that is taken in it is a conflict.
+    /// Whether ranks keep their sorted runs in the copy's `.pcopy`; those of one entry, and of a dry run, do not.
+    pub has_state: bool,
+    /// The copy's directory was made by this job: a name that is taken in it is a conflict. In a dry run: it is not there.
     pub fresh: bool,
+    /// The destination does not keep times to the nanosecond.
+    pub coarse_times: bool,
     pub tuning: Tuning,
+    pub policy: Policy,
 }
 
 /// A source, and where it lands.
@@ -101,6 +103,7 @@ pub struct Tuning {
     pub threads: Option<usize>,
     pub direct: Direct,
     pub digest: bool,
+    pub sparse: Sparse,
 }
 
 /// When files are read and written with `O_DIRECT`.
@@ -111,6 +114,18 @@ pub enum Direct {
     /// Every file, where the file system allows it.
     Always,
     /// None.
+    Never,
+}
+
+/// When the copy has holes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Sparse {
+    /// Where the source has them.
+    #[default]
+    Auto,
+    /// Also where it has blocks of zeros.
+    Always,
+    /// Nowhere: all blocks are written.
     Never,
 }
 
@@ -151,8 +166,10 @@ pub struct LargeFile {
     pub identity: Identity,
     /// From before the first read, which may change it.
     pub atime: Timestamp,
-    /// Fewer blocks than bytes: it has holes.
+    /// Fewer blocks than bytes: it has holes, which the copy gets too.
     pub sparse: bool,
+    /// Bytes of one range.
+    pub range_len: u64,
     /// Times that it was copied before, and had changed. Part of its temporary name: a node that still knows the
     /// name of the attempt before must not write there.
     pub attempt: u8,
@@ -163,9 +180,20 @@ pub struct LargeFile {
 pub struct FinishedDir {
     pub path: RelPath,
     /// From before it was listed; `None` when it could not be opened.
-    pub atime: Option<Timestamp>,
+    pub before: Option<DirBefore>,
     /// Why it could not be made, or not be listed to its end.
     pub failure: Option<Failure>,
+}
+
+/// A directory when it was opened to be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirBefore {
+    pub atime: Timestamp,
+    /// Of what changes with every entry that is made, removed or renamed in it.
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    /// Permission bits of the destination's one, if that was there already.
+    pub mode_there: Option<u32>,
 }
 
 /// Tasks are done.

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{Op, Side, Timestamp};
+use crate::policy::Xattrs;
+use crate::types::{Fate, Op, Side, Timestamp};
 
 fn path() -> impl Strategy<Value = RelPath> {
     prop::collection::vec(name(), 0..5)
@@ -45,6 +46,7 @@ fn large() -> impl Strategy<Value = LargeFile> {
             atime: ctime,
             attempt: 1,
             sparse,
+            range_len: size,
         },
     )
 }
@@ -70,6 +72,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             rdev,
             hardlink: None,
             unkept: Default::default(),
+            fate: Fate::KeptNewer,
         })
 }
 
@@ -104,7 +107,8 @@ fn task() -> impl Strategy<Value = Task> {
         ),
         (any::<u16>(), prop::collection::vec((path(), prop::option::of(failure())), 0..9)).prop_map(
             |(source, dirs)| {
-                let dirs = dirs.into_iter().map(|(path, failure)| FinishedDir { path, atime: None, failure }).collect();
+                let dirs =
+                    dirs.into_iter().map(|(path, failure)| FinishedDir { path, before: None, failure }).collect();
                 Task::FinishDirs { source, dirs }
             }
         ),
@@ -140,9 +144,18 @@ fn job() -> impl Strategy<Value = Job> {
             id,
             sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
-            state_dir: single,
+            has_state: single.is_some(),
             fresh: false,
-            tuning: Tuning { range_len, block_len: 4096, threads, direct: Direct::Auto, digest: true },
+            coarse_times: true,
+            tuning: Tuning {
+                range_len,
+                block_len: 4096,
+                threads,
+                direct: Direct::Auto,
+                digest: true,
+                sparse: Sparse::Always,
+            },
+            policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },
     )
 }
@@ -233,7 +246,7 @@ fn an_oversized_frame_is_refused_on_both_sides() {
 
 #[test]
 fn a_path_that_leaves_the_root_is_refused_in_a_message() {
-    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), atime: None, failure: None }];
+    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), before: None, failure: None }];
     let good = Message::Work { id: 1, tasks: vec![Task::FinishDirs { source: 0, dirs }] };
     let frame = good.encode().expect("a small message");
     let at = frame.windows(2).position(|two| two == b"ab").expect("the name is in the frame");

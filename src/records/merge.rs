@@ -4,21 +4,24 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::{RunReader, decode};
+use crate::sys::{Reading, open_read, remove_file};
 use crate::types::{Record, RelPath};
 
 /// Records of one origin, sorted by path.
 pub enum Stream {
     Memory(Box<dyn Iterator<Item = io::Result<Record>> + Send>),
-    Run(RunReader, PathBuf),
+    Run(RunReader, Arc<OwnedFd>, Vec<u8>),
 }
 
 impl Stream {
     /// Over a run, which is removed when it has been read.
-    pub(super) fn run(path: &Path) -> io::Result<Self> {
-        Ok(Self::Run(RunReader::with_capacity(256 << 10, File::open(path)?), path.to_path_buf()))
+    pub(super) fn run(dir: &Arc<OwnedFd>, name: &[u8]) -> io::Result<Self> {
+        let file = File::from(open_read(dir.as_fd(), name, Reading::default())?);
+        Ok(Self::Run(RunReader::with_capacity(256 << 10, file), Arc::clone(dir), name.to_vec()))
     }
 
     /// The next record.
@@ -28,10 +31,10 @@ impl Stream {
     pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         match self {
             Self::Memory(records) => records.next().transpose(),
-            Self::Run(reader, path) => {
+            Self::Run(reader, dir, name) => {
                 let record = decode(reader)?;
                 if record.is_none() {
-                    std::fs::remove_file(path)?;
+                    remove_file(dir.as_fd(), name)?;
                 }
                 Ok(record)
             }

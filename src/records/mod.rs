@@ -10,23 +10,24 @@
 mod batch;
 mod merge;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 pub use batch::Batch;
 pub use merge::{Merged, Stream};
 
+use crate::sys::create_new;
 use crate::types::{Record, Stats};
 
 /// Records of one rank, as they come.
 pub struct Recorder {
     /// Where runs go, and the start of their names; `None` keeps everything in memory.
-    place: Option<(PathBuf, String)>,
+    place: Option<(Arc<OwnedFd>, String)>,
     buffer: Batch,
     /// Runs by level: a run of level n was merged from [`Recorder::FAN_IN`] of level n - 1.
-    levels: Vec<Vec<PathBuf>>,
+    levels: Vec<Vec<Vec<u8>>>,
     runs_made: u64,
     stats: Stats,
 }
@@ -38,9 +39,9 @@ impl Recorder {
     const FAN_IN: usize = 16;
 
     /// Keeps runs in `dir` under names that begin with `prefix`, or all records in memory.
-    pub fn new(dir: Option<&Path>, prefix: String) -> Self {
+    pub fn new(dir: Option<OwnedFd>, prefix: String) -> Self {
         Self {
-            place: dir.map(|dir| (dir.to_path_buf(), prefix)),
+            place: dir.map(|dir| (Arc::new(dir), prefix)),
             buffer: Batch::default(),
             levels: Vec::new(),
             runs_made: 0,
@@ -73,9 +74,13 @@ impl Recorder {
     pub fn into_sorted(mut self) -> io::Result<Merged> {
         let mut streams = vec![self.sorted_buffer()];
         for run in std::mem::take(&mut self.levels).into_iter().flatten() {
-            streams.push(Stream::run(&run)?);
+            streams.push(Stream::run(self.dir(), &run)?);
         }
         Merged::new(streams)
+    }
+
+    fn dir(&self) -> &Arc<OwnedFd> {
+        &self.place.as_ref().expect("runs are written only where there is a place").0
     }
 
     fn sorted_buffer(&mut self) -> Stream {
@@ -88,7 +93,7 @@ impl Recorder {
         self.add_run(0, run)
     }
 
-    fn add_run(&mut self, level: usize, run: PathBuf) -> io::Result<()> {
+    fn add_run(&mut self, level: usize, run: Vec<u8>) -> io::Result<()> {
         if self.levels.len() == level {
             self.levels.push(Vec::new());
         }
@@ -97,17 +102,16 @@ impl Recorder {
             return Ok(());
         }
         let runs = std::mem::take(&mut self.levels[level]);
-        let streams = runs.iter().map(|run| Stream::run(run)).collect::<io::Result<Vec<_>>>()?;
+        let streams = runs.iter().map(|run| Stream::run(self.dir(), run)).collect::<io::Result<Vec<_>>>()?;
         let merged = self.write_run(Merged::new(streams)?)?;
         self.add_run(level + 1, merged)
     }
 
-    fn write_run(&mut self, records: impl Iterator<Item = io::Result<Record>>) -> io::Result<PathBuf> {
+    fn write_run(&mut self, records: impl Iterator<Item = io::Result<Record>>) -> io::Result<Vec<u8>> {
         let (dir, prefix) = self.place.as_ref().expect("runs are written only where there is a place");
-        let path = dir.join(format!("{prefix}.{}", self.runs_made));
+        let name = format!("{prefix}.{}", self.runs_made).into_bytes();
         self.runs_made += 1;
-        let mut run =
-            BufWriter::with_capacity(1 << 20, OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?);
+        let mut run = BufWriter::with_capacity(1 << 20, File::from(create_new(dir.as_fd(), &name, 0o600)?));
         let mut encoded = Vec::new();
         for record in records {
             encoded.clear();
@@ -115,7 +119,7 @@ impl Recorder {
             run.write_all(&encoded)?;
         }
         run.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(path)
+        Ok(name)
     }
 }
 
@@ -176,7 +180,8 @@ mod tests {
     #[test]
     fn records_come_back_sorted_through_many_runs_and_leave_no_file() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut recorder = Recorder::new(Some(dir.path()), "run".into());
+        let place = crate::sys::open_root(dir.path()).expect("opens");
+        let mut recorder = Recorder::new(Some(place), "run".into());
         let all: u32 = 4_000_000;
         for start in (0..all).step_by(10_000) {
             let mut batch = Batch::default();

@@ -9,12 +9,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
-use super::{Meta, XattrPlace, set_mode_at, strip_acls};
+use super::{Handle, Meta, Reading, strip_acls};
 use crate::types::{Kind, RelPath};
 
 const DIR_FLAGS: OFlag =
@@ -28,42 +28,51 @@ pub fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, DIR_FLAGS, Mode::empty())
 }
 
-/// Opens the directory `name` in `dir`; a symbolic link is `ENOTDIR` or `ELOOP`.
+/// Opens the directory `name` in `dir`; a symbolic link that is not followed is `ENOTDIR` or `ELOOP`.
 ///
 /// # Errors
 /// Those of open(2).
-pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    openat(dir, name, DIR_FLAGS | OFlag::O_NOFOLLOW, Mode::empty())
+pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<OwnedFd, Errno> {
+    how.open(dir, name, DIR_FLAGS | OFlag::O_NOFOLLOW)
 }
 
-/// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there
-/// will do, unless `fresh`; it is made writable for its owner, until it is finished. Anything else is `ENOTDIR`.
+/// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there will do,
+/// unless `fresh`; it is made writable for its owner, until it is finished, and the mode that it had is returned. Anything
+/// else is `ENOTDIR`.
 ///
 /// # Errors
 /// Those of mkdir(2) and chmod(2).
-pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<(), Errno> {
+pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<u32>, Errno> {
     match mkdirat(dir, name, Mode::S_IRWXU) {
         Err(Errno::EEXIST) if !fresh => {}
-        Err(err) => return Err(err),
-        // an ACL that it got from its parent is not the source's, and would go on to what is made in it
-        Ok(()) => return strip_acls(XattrPlace::Fd(open_dir_at(dir, name)?.as_fd())).map(drop),
+        made => return made.map(|()| None),
     }
     let there = Meta::at(dir, name)?;
     if there.kind != Some(Kind::Dir) {
         return Err(Errno::ENOTDIR);
     }
     if there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw() {
-        set_mode_at(dir, name, there.mode | 0o700)?;
+        Handle::Named(dir, name).set_mode(there.mode | 0o700)?;
     }
-    Ok(())
+    Ok(Some(there.mode))
+}
+
+/// Removes the ACLs that a new directory got from the one that it is in: they are not the source's, and would go on
+/// to what is made in it.
+///
+/// # Errors
+/// Those of open(2) and removexattr(2).
+pub fn strip_dir_acls(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    strip_acls(Handle::Open(open_dir_at(dir, name, Reading::default())?.as_fd())).map(drop)
 }
 
 /// Descriptors of the directories last used below some roots, found by path.
 ///
 /// A directory is opened name by name from the nearest one that is still open, so that paths have
-/// no length limit and no symbolic link is followed. Bounded: the least recently used is closed.
+/// no length limit and no symbolic link is followed unawares. Bounded: the least recently used is closed.
 pub struct DirCache {
     roots: Vec<Arc<OwnedFd>>,
+    how: Reading,
     open: Vec<OpenDir>,
     capacity: usize,
     clock: u64,
@@ -79,7 +88,12 @@ struct OpenDir {
 impl DirCache {
     /// Paths will be relative to one of `roots`. Holds `capacity` descriptors besides those of the roots.
     pub fn new(roots: Vec<Arc<OwnedFd>>, capacity: usize) -> Self {
-        Self { roots, open: Vec::new(), capacity: capacity.max(1), clock: 0 }
+        Self { roots, how: Reading::default(), open: Vec::new(), capacity: capacity.max(1), clock: 0 }
+    }
+
+    /// Opens the directories of a source.
+    pub fn reading(self, how: Reading) -> Self {
+        Self { how, ..self }
     }
 
     /// What one of `caches` caches may hold, so that all of them and `others` descriptors stay below the limit of
@@ -105,7 +119,7 @@ impl DirCache {
         let rest = path[end..].split(|&b| b == b'/').filter(|name| !name.is_empty());
         let mut left = rest.clone().count();
         for name in rest {
-            fd = Arc::new(open_dir_at(fd.as_fd(), name)?);
+            fd = Arc::new(open_dir_at(fd.as_fd(), name, self.how)?);
             end += name.len() + usize::from(end > 0);
             // of a long way only its end is worth keeping
             if left <= self.capacity {
@@ -241,6 +255,8 @@ mod tests {
         assert!(cache.open(0, &link).is_err() && cache.open(0, &link.join(b"bin")).is_err());
         let root = open_root(base.path()).expect("the root opens");
         assert_eq!(make_dir(root.as_fd(), b"link", false), Err(Errno::ENOTDIR));
+        let mut following = DirCache::new(vec![Arc::new(root)], 40).reading(Reading { follow: true, noatime: false });
+        assert!(following.open(0, &link.join(b"bin")).is_ok());
     }
 
     #[test]

@@ -16,12 +16,36 @@ use super::Buffer;
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
 const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
+/// How sources are opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Through symbolic links.
+    pub follow: bool,
+    /// Without a trace in the access time, where this user may.
+    pub noatime: bool,
+}
+
+impl Reading {
+    /// Opens `name` in `dir` with these flags and those of this reading.
+    pub(super) fn open(self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+        let flags = if self.follow { flags.difference(OFlag::O_NOFOLLOW) } else { flags };
+        if self.noatime {
+            match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
+                // for the owner and root only
+                Err(Errno::EPERM) => {}
+                opened => return opened,
+            }
+        }
+        openat(dir, name, flags, Mode::empty())
+    }
+}
+
 /// Opens a file for reading.
 ///
 /// # Errors
-/// Those of open(2); a symbolic link is `ELOOP`.
-pub fn open_read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    openat(dir, name, OFlag::O_RDONLY | FILE_FLAGS, Mode::empty())
+/// Those of open(2); a symbolic link that is not followed is `ELOOP`.
+pub fn open_read(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<OwnedFd, Errno> {
+    how.open(dir, name, OFlag::O_RDONLY | FILE_FLAGS)
 }
 
 /// Opens a file that is there for writing.
@@ -153,12 +177,20 @@ impl End {
         Self { plain, direct: None }
     }
 
-    /// With a second, direct descriptor of the same file, opened by its name: DAOS's interception
+    /// A source, with a second, direct descriptor of the same file, opened by its name: DAOS's interception
     /// gives up on a descriptor whose flags are changed. A file system that refuses, or a name
     /// that leads elsewhere by now, leaves the page cache.
-    pub fn direct(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], write: bool) -> Self {
-        let access = if write { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
-        let direct = openat(dir, name, access | OFlag::O_DIRECT | FILE_FLAGS, Mode::empty()).ok().and_then(|fd| {
+    pub fn direct_source(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Self {
+        Self::direct(plain, how.open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECT | FILE_FLAGS))
+    }
+
+    /// The same for a destination.
+    pub fn direct_destination(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8]) -> Self {
+        Self::direct(plain, openat(dir, name, OFlag::O_WRONLY | OFlag::O_DIRECT | FILE_FLAGS, Mode::empty()))
+    }
+
+    fn direct(plain: OwnedFd, direct: Result<OwnedFd, Errno>) -> Self {
+        let direct = direct.ok().and_then(|fd| {
             let align = direct_alignment(fd.as_fd())?;
             let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
             ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align })
@@ -203,17 +235,18 @@ impl End {
         Ok(got)
     }
 
-    /// Writes the first `len` bytes of `buffer` at `offset`.
+    /// Writes `bytes`, whose memory is aligned to [`Buffer::ALIGN`], at `offset`.
     ///
     /// # Errors
     /// Those of pwrite(2); interruptions and short writes are handled here.
-    pub fn write(&mut self, buffer: &Buffer, len: usize, offset: u64) -> Result<(), Errno> {
+    pub fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+        let len = bytes.len();
         let mut done = 0;
         if let Some(direct) = self.direct.as_ref().filter(|direct| is_aligned(offset, direct.align)) {
             let (fd, align) = (&direct.fd, direct.align);
             let whole = len - len % align;
             while done < whole && done.is_multiple_of(align) {
-                match retry(|| pwrite(fd, &buffer[done..whole], file_offset(offset, done)?)) {
+                match retry(|| pwrite(fd, &bytes[done..whole], file_offset(offset, done)?)) {
                     Ok(0) => return Err(Errno::EIO),
                     Ok(n) => done += n,
                     Err(Errno::EINVAL) => {
@@ -225,7 +258,7 @@ impl End {
             }
         }
         while done < len {
-            match retry(|| pwrite(&self.plain, &buffer[done..len], file_offset(offset, done)?))? {
+            match retry(|| pwrite(&self.plain, &bytes[done..len], file_offset(offset, done)?))? {
                 0 => return Err(Errno::EIO),
                 n => done += n,
             }
@@ -295,15 +328,16 @@ mod tests {
                 let data: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
                 fs::write(base.path().join("a"), &data).expect("written");
                 let _ = fs::remove_file(base.path().join("b"));
-                let from = open_read(dir.as_fd(), b"a").expect("opens");
+                let from = open_read(dir.as_fd(), b"a", Reading::default()).expect("opens");
                 let to = create_new(dir.as_fd(), b"b", 0o600).expect("created");
                 let (mut from, mut to) = if direct {
-                    (End::direct(from, dir.as_fd(), b"a", false), End::direct(to, dir.as_fd(), b"b", true))
+                    let from = End::direct_source(from, dir.as_fd(), b"a", Reading::default());
+                    (from, End::direct_destination(to, dir.as_fd(), b"b"))
                 } else {
                     (End::buffered(from), End::buffered(to))
                 };
                 assert_eq!(from.read(&mut buffer, len, 0), Ok(len));
-                to.write(&buffer, len, 0).expect("written");
+                to.write(&buffer[..len], 0).expect("written");
                 to.close().expect("closed");
                 assert_eq!(fs::read(base.path().join("b")).expect("read"), data, "{len} direct {direct}");
             }
@@ -316,10 +350,11 @@ mod tests {
         let dir = open_root(base.path()).expect("opens");
         fs::write(base.path().join("a"), vec![1; 5000]).expect("written");
         let mut buffer = Buffer::new(16384);
-        let from = open_read(dir.as_fd(), b"a").expect("opens");
+        let how = Reading::default();
+        let from = open_read(dir.as_fd(), b"a", how).expect("opens");
         assert_eq!(End::buffered(from).read(&mut buffer, 9000, 0), Ok(5000));
-        let from = open_read(dir.as_fd(), b"a").expect("opens");
-        assert_eq!(End::direct(from, dir.as_fd(), b"a", false).read(&mut buffer, 9000, 4096), Ok(904));
+        let from = open_read(dir.as_fd(), b"a", how).expect("opens");
+        assert_eq!(End::direct_source(from, dir.as_fd(), b"a", how).read(&mut buffer, 9000, 4096), Ok(904));
     }
 
     #[test]
@@ -338,8 +373,10 @@ mod tests {
         let dir = open_root(base.path()).expect("opens");
         nix::unistd::mkfifo(&base.path().join("fifo"), Mode::S_IRUSR).expect("made");
         std::os::unix::fs::symlink("fifo", base.path().join("link")).expect("linked");
-        assert!(open_read(dir.as_fd(), b"fifo").is_ok());
-        assert_eq!(open_read(dir.as_fd(), b"link").map(drop), Err(Errno::ELOOP));
+        let how = Reading { follow: false, noatime: true };
+        assert!(open_read(dir.as_fd(), b"fifo", how).is_ok());
+        assert_eq!(open_read(dir.as_fd(), b"link", how).map(drop), Err(Errno::ELOOP));
+        assert!(open_read(dir.as_fd(), b"link", Reading { follow: true, ..how }).is_ok());
         assert_eq!(create_new(dir.as_fd(), b"link", 0o600).map(drop), Err(Errno::EEXIST));
     }
 }

@@ -52,12 +52,25 @@ impl Meta {
         Ok(Self::from(fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?))
     }
 
+    /// Of what a name in a directory leads to, through symbolic links.
+    ///
+    /// # Errors
+    /// Those of fstatat(2).
+    pub fn reached(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
+        Ok(Self::from(fstatat(dir, name, AtFlags::empty())?))
+    }
+
     /// Of a path that the user named; of what a symbolic link leads to, if `follow`.
     ///
     /// # Errors
     /// Those of stat(2) and lstat(2).
     pub fn of_path(path: &std::path::Path, follow: bool) -> Result<Self, Errno> {
         Ok(Self::from(if follow { stat(path)? } else { lstat(path)? }))
+    }
+
+    /// Whether two entries are one file or directory.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
     }
 
     /// What must not change while the file is read.
@@ -114,52 +127,67 @@ pub struct Owner {
     pub gid: Option<u32>,
 }
 
-/// Sets the owner of an open file. Clears setuid, setgid and capabilities.
-///
-/// # Errors
-/// Those of fchown(2).
-pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
-    fchown(fd, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw))
+/// An entry to look at or to change: open, or by its name in an open directory.
+#[derive(Clone, Copy)]
+pub enum Handle<'a> {
+    Open(BorrowedFd<'a>),
+    /// Of a symbolic link itself.
+    Named(BorrowedFd<'a>, &'a [u8]),
+    /// What a symbolic link there leads to.
+    Reached(BorrowedFd<'a>, &'a [u8]),
 }
 
-/// Sets the owner of a name, of a symbolic link itself.
-///
-/// # Errors
-/// Those of fchownat(2).
-pub fn set_owner_at(dir: BorrowedFd<'_>, name: &[u8], owner: Owner) -> Result<(), Errno> {
-    fchownat(dir, name, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw), AtFlags::AT_SYMLINK_NOFOLLOW)
-}
+impl Handle<'_> {
+    /// What stat(2) says of it.
+    ///
+    /// # Errors
+    /// Those of fstatat(2).
+    pub fn meta(self) -> Result<Meta, Errno> {
+        match self {
+            Self::Open(fd) => Meta::of(fd),
+            Self::Named(dir, name) => Meta::at(dir, name),
+            Self::Reached(dir, name) => Meta::reached(dir, name),
+        }
+    }
 
-/// Sets permission bits (below 0o10000) of an open file.
-///
-/// # Errors
-/// Those of fchmod(2).
-pub fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
-    fchmod(fd, Mode::from_bits_truncate(mode))
-}
+    /// Sets the owner. Clears setuid, setgid and capabilities.
+    ///
+    /// # Errors
+    /// Those of fchownat(2).
+    pub fn set_owner(self, owner: Owner) -> Result<(), Errno> {
+        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+        match self {
+            Self::Open(fd) => fchown(fd, uid, gid),
+            Self::Named(dir, name) => fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW),
+            Self::Reached(dir, name) => fchownat(dir, name, uid, gid, AtFlags::empty()),
+        }
+    }
 
-/// Sets permission bits of a name that is not a symbolic link.
-///
-/// # Errors
-/// Those of fchmodat(2).
-pub fn set_mode_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
-    fchmodat(dir, name, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)
-}
+    /// Sets permission bits (below 0o10000). A symbolic link has none.
+    ///
+    /// # Errors
+    /// Those of fchmodat(2).
+    pub fn set_mode(self, mode: u32) -> Result<(), Errno> {
+        let mode = Mode::from_bits_truncate(mode);
+        match self {
+            Self::Open(fd) => fchmod(fd, mode),
+            Self::Named(dir, name) => fchmodat(dir, name, mode, FchmodatFlags::NoFollowSymlink),
+            Self::Reached(dir, name) => fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink),
+        }
+    }
 
-/// Sets access and modification time of an open file.
-///
-/// # Errors
-/// Those of futimens(3).
-pub fn set_times(fd: BorrowedFd<'_>, atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
-    futimens(fd, &time_spec(atime), &time_spec(mtime))
-}
-
-/// Sets access and modification time of a name, of a symbolic link itself.
-///
-/// # Errors
-/// Those of utimensat(2).
-pub fn set_times_at(dir: BorrowedFd<'_>, name: &[u8], atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
-    utimensat(dir, name, &time_spec(atime), &time_spec(mtime), UtimensatFlags::NoFollowSymlink)
+    /// Sets access and modification time.
+    ///
+    /// # Errors
+    /// Those of utimensat(2).
+    pub fn set_times(self, atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
+        let (atime, mtime) = (time_spec(atime), time_spec(mtime));
+        match self {
+            Self::Open(fd) => futimens(fd, &atime, &mtime),
+            Self::Named(dir, name) => utimensat(dir, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink),
+            Self::Reached(dir, name) => utimensat(dir, name, &atime, &mtime, UtimensatFlags::FollowSymlink),
+        }
+    }
 }
 
 fn time_spec(time: Timestamp) -> TimeSpec {

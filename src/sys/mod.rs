@@ -10,18 +10,17 @@ mod dir;
 mod file;
 mod meta;
 mod mounts;
+mod user;
 mod xattr;
 
 pub use buffer::Buffer;
-pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root};
+pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root, strip_dir_acls};
 pub use file::{
-    End, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len, sync_file,
+    End, Reading, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len, sync_file,
     sync_file_system, syncfs_reaches,
 };
-pub use meta::{
-    Meta, Owner, link, make_node, make_symlink, read_link, set_mode, set_mode_at, set_owner, set_owner_at, set_times,
-    set_times_at,
-};
+pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
-pub use xattr::{CopiedXattrs, XattrPlace, copy_xattrs, has_default_acl, strip_acls};
+pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
+pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, has_default_acl, strip_acls};

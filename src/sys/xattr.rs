@@ -1,4 +1,5 @@
-//! Extended attributes, ACLs and capabilities among them.
+//! Extended attributes, ACLs and capabilities among them. An entry that cannot be opened (a symbolic link, a device) is
+//! reached through /proc/self/fd, because Linux has no call for attributes that takes a directory.
 
 #![allow(unsafe_code)]
 
@@ -7,67 +8,62 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-/// Where attributes are read or set.
-#[derive(Clone, Copy)]
-pub enum XattrPlace<'a> {
-    /// An open file or directory.
-    Fd(BorrowedFd<'a>),
-    /// A name in an open directory, of an entry that cannot be opened: a symbolic link, a device.
-    /// Reached through /proc/self/fd, because Linux has no call that takes a directory.
-    At(BorrowedFd<'a>, &'a [u8]),
-}
-
-/// Attributes of Lustre that describe where one copy lies, not what it holds; dcp leaves out the same.
-const LUSTRE: [&[u8]; 11] = [
-    b"trusted.som",
-    b"trusted.lov",
-    b"trusted.lma",
-    b"trusted.lmv",
-    b"trusted.dmv",
-    b"trusted.link",
-    b"trusted.fid",
-    b"trusted.version",
-    b"trusted.hsm",
-    b"trusted.lfsck_bitmap",
-    b"trusted.dummy",
-];
+use super::Handle;
 
 /// What became of an entry's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopiedXattrs {
     /// How many are there now.
     pub set: usize,
-    /// How many the destination cannot hold, or this user may not set.
+    /// How many the destination cannot hold, or this user may not set; ACLs apart.
     pub unkept: usize,
-    /// Where the access ACL is one of those: what the owning group may do, three bits.
+    pub unkept_acls: usize,
+    /// Where the access ACL was not copied: what the owning group may do, three bits.
     pub group_without_acl: Option<u32>,
 }
 
-/// Copies all attributes, except those of Lustre's layout.
+/// Which side of the copying of attributes failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrError {
+    Reading(Errno),
+    Writing(Errno),
+}
+
+/// Copies the attributes that `wants` says, given the name and whether it is an ACL.
 ///
 /// # Errors
 /// Those of listxattr(2), getxattr(2) and setxattr(2) that do not mean that the destination cannot hold them.
-pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<CopiedXattrs, Errno> {
+pub fn copy_xattrs(
+    from: Handle<'_>,
+    to: Handle<'_>,
+    wants: impl Fn(&[u8], bool) -> bool,
+) -> Result<CopiedXattrs, XattrError> {
     let mut copied = CopiedXattrs::default();
-    let from = Target::new(from)?;
+    let from = Target::new(from).map_err(XattrError::Reading)?;
     let names = match from.list() {
         Ok(names) if names.is_empty() => return Ok(copied),
         Ok(names) => names,
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(copied),
-        Err(err) => return Err(err),
+        Err(err) => return Err(XattrError::Reading(err)),
     };
-    let to = Target::new(to)?;
+    let to = Target::new(to).map_err(XattrError::Writing)?;
     for name in names.split_inclusive(|&b| b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        if name.to_bytes().starts_with(b"lustre.") || LUSTRE.contains(&name.to_bytes()) {
+        let is_acl = name == ACCESS_ACL || name == DEFAULT_ACL;
+        let wanted = wants(name.to_bytes(), is_acl);
+        if !wanted && name != ACCESS_ACL {
             continue;
         }
         let value = match from.get(name) {
             Ok(value) => value,
             // removed since it was listed
             Err(Errno::ENODATA) => continue,
-            Err(err) => return Err(err),
+            Err(err) => return Err(XattrError::Reading(err)),
         };
+        if !wanted {
+            copied.group_without_acl = group_of_acl(&value);
+            continue;
+        }
         match to.set(name, &value) {
             Ok(()) => copied.set += 1,
             // ext4 has one block for all attributes of a file: ENOSPC here is "does not fit"
@@ -80,12 +76,12 @@ pub fn copy_xattrs(from: XattrPlace<'_>, to: XattrPlace<'_>) -> Result<CopiedXat
                 | Errno::ERANGE
                 | Errno::ENOSPC,
             ) => {
-                copied.unkept += 1;
+                *(if is_acl { &mut copied.unkept_acls } else { &mut copied.unkept }) += 1;
                 if name == ACCESS_ACL {
                     copied.group_without_acl = group_of_acl(&value);
                 }
             }
-            Err(err) => return Err(err),
+            Err(err) => return Err(XattrError::Writing(err)),
         }
     }
     Ok(copied)
@@ -117,7 +113,7 @@ pub fn has_default_acl(dir: BorrowedFd<'_>) -> bool {
 ///
 /// # Errors
 /// Those of removexattr(2) that do not mean that there is none.
-pub fn strip_acls(place: XattrPlace<'_>) -> Result<bool, Errno> {
+pub fn strip_acls(place: Handle<'_>) -> Result<bool, Errno> {
     let target = Target::new(place)?;
     let mut any = false;
     for name in [ACCESS_ACL, DEFAULT_ACL] {
@@ -132,17 +128,21 @@ pub fn strip_acls(place: XattrPlace<'_>) -> Result<bool, Errno> {
 
 enum Target {
     Fd(libc::c_int),
+    /// Of a symbolic link itself.
     Path(CString),
+    Followed(CString),
 }
 
 impl Target {
-    fn new(place: XattrPlace<'_>) -> Result<Self, Errno> {
+    fn new(place: Handle<'_>) -> Result<Self, Errno> {
+        let path = |dir: BorrowedFd<'_>, name: &[u8]| {
+            let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
+            CString::new(path).map_err(|_| Errno::EINVAL)
+        };
         Ok(match place {
-            XattrPlace::Fd(fd) => Self::Fd(fd.as_raw_fd()),
-            XattrPlace::At(dir, name) => {
-                let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
-                Self::Path(CString::new(path).map_err(|_| Errno::EINVAL)?)
-            }
+            Handle::Open(fd) => Self::Fd(fd.as_raw_fd()),
+            Handle::Named(dir, name) => Self::Path(path(dir, name)?),
+            Handle::Reached(dir, name) => Self::Followed(path(dir, name)?),
         })
     }
 
@@ -153,6 +153,8 @@ impl Target {
             Self::Fd(fd) => unsafe { libc::flistxattr(*fd, into.cast(), len) },
             // SAFETY: as above, and the path ends in NUL.
             Self::Path(path) => unsafe { libc::llistxattr(path.as_ptr(), into.cast(), len) },
+            // SAFETY: as above.
+            Self::Followed(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
         })
     }
 
@@ -162,6 +164,8 @@ impl Target {
             Self::Fd(fd) => unsafe { libc::fgetxattr(*fd, name.as_ptr(), into.cast(), len) },
             // SAFETY: as above, and the path ends in NUL.
             Self::Path(path) => unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
+            // SAFETY: as above.
+            Self::Followed(path) => unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
         })
     }
 
@@ -171,6 +175,8 @@ impl Target {
             Self::Fd(fd) => unsafe { libc::fremovexattr(*fd, name.as_ptr()) },
             // SAFETY: both strings end in NUL.
             Self::Path(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
+            // SAFETY: as above.
+            Self::Followed(path) => unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) },
         };
         Errno::result(result).map(drop)
     }
@@ -182,6 +188,8 @@ impl Target {
             Self::Fd(fd) => unsafe { libc::fsetxattr(*fd, name.as_ptr(), at, len, 0) },
             // SAFETY: as above, and the path ends in NUL.
             Self::Path(path) => unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
+            // SAFETY: as above.
+            Self::Followed(path) => unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
         };
         Errno::result(result).map(drop)
     }
@@ -212,17 +220,20 @@ mod tests {
     fn attributes_are_copied_whatever_their_length() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let (a, b) = (tempfile::tempfile_in(&base).expect("made"), tempfile::tempfile_in(&base).expect("made"));
-        let from = Target::new(XattrPlace::Fd(a.as_fd())).expect("a descriptor");
+        let from = Target::new(Handle::Open(a.as_fd())).expect("a descriptor");
         let long = vec![7; 2000];
         if from.set(c"user.short", b"x").is_err() {
             eprintln!("SKIP: no user attributes on this file system");
             return;
         }
         from.set(c"user.long", &long).expect("set");
-        let copied = copy_xattrs(XattrPlace::Fd(a.as_fd()), XattrPlace::Fd(b.as_fd()));
+        from.set(c"user.unwanted", b"x").expect("set");
+        let wants = |name: &[u8], _| name != b"user.unwanted";
+        let copied = copy_xattrs(Handle::Open(a.as_fd()), Handle::Open(b.as_fd()), wants);
         assert_eq!(copied, Ok(CopiedXattrs { set: 2, ..CopiedXattrs::default() }));
-        let to = Target::new(XattrPlace::Fd(b.as_fd())).expect("a descriptor");
+        let to = Target::new(Handle::Open(b.as_fd())).expect("a descriptor");
         assert_eq!(to.get(c"user.short"), Ok(b"x".to_vec()));
         assert_eq!(to.get(c"user.long"), Ok(long));
+        assert_eq!(to.get(c"user.unwanted"), Err(Errno::ENODATA));
     }
 }

@@ -3,8 +3,8 @@
 use super::{At, DEST, Mover, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Range;
-use crate::proto::Direct;
-use crate::sys::{End, next_data};
+use crate::proto::{Direct, Sparse};
+use crate::sys::{Buffer, End, Errno, Meta, next_data};
 use crate::types::{Failure, Op};
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
@@ -28,6 +28,11 @@ impl Mover {
         }
     }
 
+    /// Whether the copy of a file gets the holes that its source has.
+    pub(super) fn keeps_holes(&self, meta: &Meta) -> bool {
+        self.job.tuning.sparse != Sparse::Never && meta.is_sparse()
+    }
+
     /// Copies `range` of the source to the same place of the destination; of a sparse file its data
     /// only, into a destination that is a hole there.
     pub(super) fn copy_span(
@@ -43,6 +48,7 @@ impl Mover {
             return Ok(Span::NotItsLength);
         }
         let block_len = self.job.tuning.block_len;
+        let punches = self.job.tuning.sparse == Sparse::Always;
         let mut at = range.offset;
         while at < end {
             let (data, data_end) =
@@ -60,11 +66,27 @@ impl Mover {
                 if let Some(hasher) = &mut hasher {
                     hasher.update(&self.buffer[..len]);
                 }
-                dest.write(&self.buffer, len, at).at(Op::Write, DEST)?;
+                let block = &self.buffer[..len];
+                if punches { write_data(dest, block, at) } else { dest.write(block, at) }.at(Op::Write, DEST)?;
                 at += len as u64;
                 self.task.bytes_moved += len as u64;
             }
         }
         Ok(Span::Copied)
     }
+}
+
+/// Writes what is not zero, by pages, into a destination that is a hole there.
+fn write_data(dest: &mut End, block: &[u8], at: u64) -> Result<(), Errno> {
+    static ZEROS: [u8; Buffer::ALIGN] = [0; Buffer::ALIGN];
+    let is_zero = |page: &[u8]| page == &ZEROS[..page.len()];
+    let mut start = 0;
+    for run in block.chunks(Buffer::ALIGN).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+        let len: usize = run.iter().map(|page| page.len()).sum();
+        if !is_zero(run[0]) {
+            dest.write(&block[start..start + len], at + start as u64)?;
+        }
+        start += len;
+    }
+    Ok(())
 }

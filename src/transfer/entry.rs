@@ -5,17 +5,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::data::Span;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
-use crate::plan::Range;
-use crate::proto::{LargeFile, Names, Owned, Returned, TaskResult};
+use crate::plan::{Range, range_len_of};
+use crate::policy::Existing;
+use crate::proto::{LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    End, Meta, close, create_new, has_default_acl, make_node, make_symlink, open_read, read_link, remove_file, rename,
+    End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename,
     set_len,
 };
-use crate::types::{Facts, Failure, Kind, LinkId, Op, Outcome, RelPath, Unkept};
+use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, RelPath, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
     Done(Facts),
+    /// What is at the destination was to be left.
+    Left(Kind, Facts),
     /// Someone else's task: it is large, or it has several names.
     Returned(Returned),
     /// The source changed while it was read; what was written is gone.
@@ -35,7 +38,7 @@ impl Mover {
     /// Copies entries of one directory.
     pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
         let dirs = self.source_dir(source, dir).and_then(|from| Ok((from, self.dest_dir(dir)?)));
-        let inherits_acl = dirs.as_ref().is_ok_and(|(_, to)| has_default_acl(to.as_fd()));
+        let inherits_acl = dirs.as_ref().is_ok_and(|(_, to)| self.inherits_acl(to.as_fd()));
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
             let path = dir.join(name);
@@ -50,6 +53,7 @@ impl Mover {
             let place = Place { path, source_dir, source_name, dest_dir, dest_name: name.to_vec(), inherits_acl };
             match self.copy_entry(source, &place, kind, Links::Return, 0) {
                 Ok(Attempt::Done(facts)) => self.end(place.path, kind, Outcome::Done(facts)),
+                Ok(Attempt::Left(kind, facts)) => self.end(place.path, kind, Outcome::Done(facts)),
                 Ok(Attempt::Returned(entry)) => returned.push(entry),
                 Ok(Attempt::Changed) => {
                     self.fail(place.path, kind, Failure::CHANGED);
@@ -83,7 +87,7 @@ impl Mover {
                 Owned::Copied(facts)
             }
             Ok(Attempt::Returned(Returned::Large(file))) => Owned::Large(file),
-            Ok(Attempt::Returned(_)) => unreachable!("an owner is handed back for its size only"),
+            Ok(Attempt::Returned(_) | Attempt::Left(..)) => unreachable!("an owner is handed back for its size only"),
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
                 Owned::Failed
@@ -120,13 +124,15 @@ impl Mover {
 
     fn copy_file(&mut self, source: u16, place: &Place, links: Links, attempt: u8) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
-        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         if meta.kind != Some(Kind::File) {
             return Ok(Attempt::Changed);
         }
-        if meta.nlink > 1 && links == Links::Return {
-            return Ok(self.linked(source, place, Kind::File, &meta));
+        if links == Links::Return
+            && let Some(attempt) = self.without_copying(source, place, Kind::File, &meta)?
+        {
+            return Ok(attempt);
         }
         if self.is_another(source, links, &meta) {
             return Ok(Attempt::Changed);
@@ -159,13 +165,14 @@ impl Mover {
         made: &[u8],
         meta: &Meta,
     ) -> Result<Option<Facts>, Failure> {
-        let sparse = meta.is_sparse();
-        if sparse {
+        let sparse = self.keeps_holes(meta);
+        if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
         let mut ends = if self.wants_direct(meta.size) {
             let (dir, name) = place.source();
-            (End::direct(from, dir, name, false), End::direct(to, place.dest(), made, true))
+            let from = End::direct_source(from, dir, name, self.reading);
+            (from, End::direct_destination(to, place.dest(), made))
         } else {
             (End::buffered(from), End::buffered(to))
         };
@@ -176,21 +183,25 @@ impl Mover {
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
-        let unkept = self.set_metadata(ends.0.plain(), ends.1.plain(), meta, place.inherits_acl)?;
+        let (from, to) = (Handle::Open(ends.0.plain()), Handle::Open(ends.1.plain()));
+        let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
         self.sync_if_needed(ends.1.plain())?;
         ends.1.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
-        Ok(Some(Facts { digest, ..facts(meta, unkept) }))
+        Ok(Some(Facts { digest, ..facts(&kept.meta, kept.unkept, None) }))
     }
 
     fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
-        let meta = Meta::at(dir, name).at(Op::Stat, SOURCE)?;
+        let from = self.source_handle(place.source());
+        let meta = from.meta().at(Op::Stat, SOURCE)?;
         if meta.kind != Some(kind) {
             return Ok(Attempt::Changed);
         }
-        if meta.nlink > 1 && links == Links::Return {
-            return Ok(self.linked(source, place, kind, &meta));
+        if links == Links::Return
+            && let Some(attempt) = self.without_copying(source, place, kind, &meta)?
+        {
+            return Ok(attempt);
         }
         if self.is_another(source, links, &meta) {
             return Ok(Attempt::Changed);
@@ -204,20 +215,52 @@ impl Mover {
             Some(target) => make_symlink(target, place.dest(), name),
             None => make_node(place.dest(), name, kind, meta.rdev),
         };
-        let ((), temporary) = self.make_beside(source, place, make).at(op, DEST)?;
+        let temporary = match self.make_beside(source, place, make) {
+            Ok(((), temporary)) => temporary,
+            // an ordinary user's device, a file system without special files
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) if kind != Kind::Symlink => {
+                return Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
+            }
+            Err(err) => return Err(err).at(op, DEST),
+        };
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let finished =
-            self.set_metadata_at(place.source(), (place.dest(), made), &meta, place.inherits_acl).and_then(|unkept| {
-                if temporary.is_some() {
-                    rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
-                }
-                Ok(unkept)
-            });
-        let unkept = finished.inspect_err(|_| discard(place, made))?;
-        let device = matches!(kind, Kind::CharDev | Kind::BlockDev);
-        let size = target.as_ref().map_or(0, |target| target.len() as u64);
-        let rdev = device.then(|| meta.rdev_numbers());
-        Ok(Attempt::Done(Facts { size, target, rdev, ..facts(&meta, unkept) }))
+        let to = Handle::Named(place.dest(), made);
+        let finished = self.set_metadata(from, to, &meta, place.inherits_acl).and_then(|kept| {
+            if temporary.is_some() {
+                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
+            }
+            Ok(kept)
+        });
+        let kept = finished.inspect_err(|_| discard(place, made))?;
+        Ok(Attempt::Done(facts(&kept.meta, kept.unkept, target)))
+    }
+
+    /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.
+    fn without_copying(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Result<Option<Attempt>, Failure> {
+        if let Some((kind, facts)) = self.left_there(place, meta)? {
+            return Ok(Some(Attempt::Left(kind, facts)));
+        }
+        let linked = meta.nlink > 1 && self.job.policy.preserve.links;
+        Ok(linked.then(|| self.linked(source, place, kind, meta)))
+    }
+
+    /// What is at the destination, if it is to be left.
+    fn left_there(&self, place: &Place, source: &Meta) -> Result<Option<(Kind, Facts)>, Failure> {
+        if self.job.policy.existing == Existing::Replace {
+            return Ok(None);
+        }
+        let there = match Meta::at(place.dest(), &place.dest_name) {
+            Err(Errno::ENOENT) => return Ok(None),
+            there => there.at(Op::Stat, DEST)?,
+        };
+        // making the entry will tell what is wrong with a directory there
+        let Some(kind) = there.kind.filter(|kind| *kind != Kind::Dir) else { return Ok(None) };
+        let Some(fate) = self.job.policy.keeps(there.mtime, source.mtime) else { return Ok(None) };
+        let target = match kind {
+            Kind::Symlink => Some(read_link(place.dest(), &place.dest_name).at(Op::ReadLink, DEST)?),
+            _ => None,
+        };
+        Ok(Some((kind, Facts { fate, ..facts(&there, Unkept::default(), target) })))
     }
 
     /// Whether the name leads to another file by now than the one that others will be linked to.
@@ -232,7 +275,8 @@ impl Mover {
             kind,
             id,
             identity: meta.identity(),
-            names: meta.nlink,
+            // through symbolic links it may be met more often than it has names
+            names: if self.reading.follow { u64::MAX } else { meta.nlink },
         })
     }
 
@@ -241,7 +285,7 @@ impl Mover {
         let temporary = self.temporary_name(source, &place.path, attempt);
         let to = match create_new(place.dest(), &temporary, 0o600) {
             // of an earlier attempt of this job: no one else has the name
-            Err(crate::sys::Errno::EEXIST) => {
+            Err(Errno::EEXIST) => {
                 remove_file(place.dest(), &temporary).at(Op::Create, DEST)?;
                 create_new(place.dest(), &temporary, 0o600)
             }
@@ -256,24 +300,28 @@ impl Mover {
             identity: meta.identity(),
             atime: meta.atime,
             attempt,
-            sparse: meta.is_sparse(),
+            sparse: self.keeps_holes(meta),
+            range_len: range_len_of(meta.size, self.keeps_holes(meta), self.job.tuning.range_len),
         })
     }
 }
 
-/// What the manifest says of an entry with this metadata.
-pub(super) fn facts(meta: &Meta, unkept: Unkept) -> Facts {
+/// What the manifest says of an entry with this metadata, and of a symbolic link with this target.
+pub(super) fn facts(meta: &Meta, unkept: Unkept, target: Option<Vec<u8>>) -> Facts {
+    let device = matches!(meta.kind, Some(Kind::CharDev | Kind::BlockDev));
+    let file_len = if meta.kind == Some(Kind::File) { meta.size } else { 0 };
     Facts {
-        size: if meta.kind == Some(Kind::File) { meta.size } else { 0 },
+        size: target.as_ref().map_or(file_len, |target| target.len() as u64),
         mode: meta.mode,
         uid: meta.uid,
         gid: meta.gid,
         mtime: meta.mtime,
-        target: None,
+        target,
         digest: None,
-        rdev: None,
+        rdev: device.then(|| meta.rdev_numbers()),
         hardlink: None,
         unkept,
+        fate: Fate::Made,
     }
 }
 

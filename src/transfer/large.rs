@@ -9,8 +9,9 @@ use super::entry::facts;
 use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Ranges;
+use crate::policy::Existing;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Errno, Meta, close, open_read, open_write, remove_file, rename};
+use crate::sys::{End, Errno, Handle, Meta, close, open_read, open_write, remove_file, rename};
 use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
@@ -26,17 +27,18 @@ impl Mover {
         let place = self.place(file.source, &file.path)?;
         let temporary = self.temporary_name(file.source, &file.path, file.attempt);
         let (dir, name) = place.source();
-        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         if !is_same(file, &from)? {
             return Ok(TaskResult::Changed);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
         let mut ends = if self.wants_direct(file.identity.size) {
-            (End::direct(from, dir, name, false), End::direct(to, place.dest(), &temporary, true))
+            let from = End::direct_source(from, dir, name, self.reading);
+            (from, End::direct_destination(to, place.dest(), &temporary))
         } else {
             (End::buffered(from), End::buffered(to))
         };
-        let ranges = Ranges::new(file.identity.size, self.job.tuning.range_len);
+        let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));
         let span = self.copy_span((&mut ends.0, &mut ends.1), range, file.sparse, hasher.as_mut())?;
@@ -73,21 +75,26 @@ impl Mover {
         let place = self.place(file.source, &file.path)?;
         let temporary = self.temporary_name(file.source, &file.path, file.attempt);
         let (dir, name) = place.source();
-        let from = open_read(dir, name).at(Op::Open, SOURCE)?;
+        let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         if meta.kind != Some(Kind::File) || meta.identity() != file.identity {
             return Ok(None);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let unkept =
-            self.set_metadata(from.as_fd(), to.as_fd(), &Meta { atime: file.atime, ..meta }, place.inherits_acl)?;
+        let kept = self.set_metadata(
+            Handle::Open(from.as_fd()),
+            Handle::Open(to.as_fd()),
+            &Meta { atime: file.atime, ..meta },
+            place.inherits_acl,
+        )?;
         self.sync_if_needed(to.as_fd())?;
         close(to).at(Op::Close, DEST)?;
-        if self.job.fresh && Meta::at(place.dest(), &place.dest_name).is_ok() {
+        let replaces = !self.job.fresh && self.job.policy.existing != Existing::Keep;
+        if !replaces && Meta::at(place.dest(), &place.dest_name).is_ok() {
             return Err(Errno::EEXIST).at(Op::Rename, DEST);
         }
         rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;
-        Ok(Some(facts(&meta, unkept)))
+        Ok(Some(facts(&kept.meta, kept.unkept, None)))
     }
 
     /// Removes what was written of the file; with a failure, that is how it ended.

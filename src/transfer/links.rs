@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::{At, DEST, Mover, Place};
 use crate::proto::{Returned, TaskResult};
 use crate::sys::{Errno, Meta, link, remove_file, rename};
-use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
+use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
     /// Links each path to the owner; what cannot be linked is handed back, to be copied.
@@ -19,6 +19,11 @@ impl Mover {
     ) -> TaskResult {
         let mut unlinkable = Vec::new();
         for path in paths {
+            // what could not be made has no other names either
+            if facts.unkept.has(Unkept::SPECIAL) {
+                self.end(path, kind, Outcome::Done(facts.clone()));
+                continue;
+            }
             match self.make_link(source, owner, &path) {
                 Ok(true) => {
                     let facts = Facts { hardlink: Some(owner.clone()), ..facts.clone() };

@@ -5,113 +5,172 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{At, DEST, Mover};
+use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    CopiedXattrs, Errno, Meta, Owner, XattrPlace, copy_xattrs, set_mode, set_mode_at, set_owner, set_owner_at,
-    set_times, set_times_at, strip_acls, sync_file,
+    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, has_default_acl, strip_acls, sync_file,
 };
 use crate::types::{Failure, Kind, Op, Unkept};
 
 const SETUID_SETGID: u32 = 0o6000;
 
+/// What became of an entry's metadata.
+pub(super) struct Kept {
+    /// The source's, with the owner and the mode that the copy is to have.
+    pub(super) meta: Meta,
+    pub(super) unkept: Unkept,
+}
+
+/// What became of an entry's owner.
+struct Ownership {
+    uid: u32,
+    gid: u32,
+    /// It had to be set, and was.
+    set: bool,
+    /// The copy has another owner than its source.
+    differs: bool,
+}
+
 impl Mover {
     /// The permission bits that a new file is created with: the final ones where that shows it to no one whom
     /// the source is hidden from, and otherwise the owner's alone until it is finished.
     pub(super) fn creation_mode(&self, meta: &Meta) -> u32 {
+        let policy = &self.job.policy;
         // writable while it is written: user attributes want that of an ordinary owner
-        let mode = meta.mode & 0o777 | 0o200;
+        let mode = meta.mode & 0o777 & !(if policy.preserve.mode { 0 } else { policy.umask }) | 0o200;
         // between creation and chown the group is this process's own
         let group_sees_no_more_than_all = (mode >> 3 & 7) & !(mode & 7) == 0;
         if meta.uid == self.node.euid && group_sees_no_more_than_all { mode } else { 0o600 }
     }
 
-    /// Gives an open file or directory the metadata of its source.
+    /// Whether what is made in this directory gets an ACL from it that is not to stay.
+    pub(super) fn inherits_acl(&self, dir: BorrowedFd<'_>) -> bool {
+        self.job.policy.strips_inherited_acls() && has_default_acl(dir)
+    }
+
+    /// Gives the copy of an entry the metadata of its source.
     pub(super) fn set_metadata(
         &self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        want: &Meta,
+        from: Handle<'_>,
+        to: Handle<'_>,
+        source: &Meta,
         inherits_acl: bool,
-    ) -> Result<Unkept, Failure> {
-        let have = Meta::of(to).at(Op::Stat, DEST)?;
-        if want.kind == Some(Kind::File) && have.size != want.size {
+    ) -> Result<Kept, Failure> {
+        let policy = &self.job.policy;
+        let have = to.meta().at(Op::Stat, DEST)?;
+        if source.kind == Some(Kind::File) && have.size != source.size {
             return Err(Errno::EIO).at(Op::Write, DEST);
         }
+        let is_link = source.kind == Some(Kind::Symlink);
         let mut unkept = Unkept::default();
-        let owner_set = self.keep_owner(want, &have, &mut unkept, |owner| set_owner(to, owner))?;
-        let stripped = inherits_acl && strip_acls(XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
-        let xattrs = copy_xattrs(XattrPlace::Fd(from), XattrPlace::Fd(to)).at(Op::Xattr, DEST)?;
-        if xattrs.unkept > 0 {
-            unkept.add(Unkept::XATTR);
-        }
-        let mode = allowed_mode(want, &mut unkept, xattrs.group_without_acl);
-        if owner_set || stripped || xattrs.set > 0 || have.mode != mode {
-            keep_mode(set_mode(to, mode), &mut unkept)?;
-            // chmod(2) drops setgid without an error for who is not in the group
-            if mode & SETUID_SETGID != 0 && Meta::of(to).at(Op::Stat, DEST)?.mode != mode {
-                unkept.add(Unkept::MODE);
+        let owner = self.keep_owner(source, &have, &mut unkept, to)?;
+        let stripped = inherits_acl && !is_link && strip_acls(to).at(Op::Xattr, DEST)?;
+        let xattrs = self.keep_xattrs(from, to, &mut unkept)?;
+        let mut mode = source.mode;
+        if !is_link {
+            mode = self.allowed_mode(source, &owner, &mut unkept, xattrs.group_without_acl);
+            if owner.set || stripped || xattrs.set > 0 || have.mode != mode {
+                keep_mode(to.set_mode(mode), &mut unkept)?;
+                // chmod(2) drops setgid without an error for who is not in the group
+                if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
+                    unkept.add(Unkept::MODE);
+                }
             }
         }
-        set_times(to, want.atime, want.mtime).at(Op::Utimes, DEST)?;
-        Ok(unkept)
+        if policy.preserve.timestamps {
+            self.keep_times(to, source, &mut unkept)?;
+        }
+        let mode = if policy.preserve.mode { source.mode } else { mode };
+        Ok(Kept { meta: Meta { mode, uid: owner.uid, gid: owner.gid, ..*source }, unkept })
     }
 
-    /// Gives a symbolic link or a special file the metadata of its source.
-    pub(super) fn set_metadata_at(
-        &self,
-        from: (BorrowedFd<'_>, &[u8]),
-        (dir, name): (BorrowedFd<'_>, &[u8]),
-        want: &Meta,
-        inherits_acl: bool,
-    ) -> Result<Unkept, Failure> {
-        let have = Meta::at(dir, name).at(Op::Stat, DEST)?;
-        let mut unkept = Unkept::default();
-        self.keep_owner(want, &have, &mut unkept, |owner| set_owner_at(dir, name, owner))?;
-        if inherits_acl && want.kind != Some(Kind::Symlink) {
-            strip_acls(XattrPlace::At(dir, name)).at(Op::Xattr, DEST)?;
-        }
-        let xattrs = match copy_xattrs(XattrPlace::At(from.0, from.1), XattrPlace::At(dir, name)) {
-            // no /proc to reach the entry by
-            Err(Errno::ENOENT) => CopiedXattrs { unkept: 1, ..CopiedXattrs::default() },
-            copied => copied.at(Op::Xattr, DEST)?,
-        };
-        if xattrs.unkept > 0 {
-            unkept.add(Unkept::XATTR);
-        }
-        if want.kind != Some(Kind::Symlink) {
-            let mode = allowed_mode(want, &mut unkept, xattrs.group_without_acl);
-            keep_mode(set_mode_at(dir, name, mode), &mut unkept)?;
-        }
-        set_times_at(dir, name, want.atime, want.mtime).at(Op::Utimes, DEST)?;
-        Ok(unkept)
-    }
-
-    /// Sets the owner where it differs and may be set; whether it was.
+    /// Sets the owner where it differs and may be set.
     fn keep_owner(
         &self,
-        want: &Meta,
+        source: &Meta,
         have: &Meta,
         unkept: &mut Unkept,
-        set: impl FnOnce(Owner) -> Result<(), Errno>,
-    ) -> Result<bool, Failure> {
-        let uid = (have.uid != want.uid).then_some(want.uid);
-        let gid = (have.gid != want.gid).then_some(want.gid);
+        to: Handle<'_>,
+    ) -> Result<Ownership, Failure> {
+        let preserved = |id| self.job.policy.preserve.ownership.then_some(id);
+        let wants_uid = self.node.users.get(source.uid).or(preserved(source.uid)).unwrap_or(have.uid);
+        let wants_gid = self.node.groups.get(source.gid).or(preserved(source.gid)).unwrap_or(have.gid);
+        let uid = (have.uid != wants_uid).then_some(wants_uid);
+        let gid = (have.gid != wants_gid).then_some(wants_gid);
         if uid.is_some() && !self.node.privileged {
             unkept.add(Unkept::OWNER);
         }
         let owner = Owner { uid: uid.filter(|_| self.node.privileged), gid };
-        if owner == (Owner { uid: None, gid: None }) {
-            return Ok(false);
-        }
-        match set(owner) {
-            Ok(()) => Ok(true),
-            // an ordinary user outside the group, a user namespace, a file system without owners
-            Err(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                unkept.add(Unkept::OWNER);
-                Ok(false)
+        let set = owner != (Owner { uid: None, gid: None })
+            && match to.set_owner(owner) {
+                Ok(()) => true,
+                // an ordinary user outside the group, a user namespace, a file system without owners
+                Err(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    unkept.add(Unkept::OWNER);
+                    false
+                }
+                Err(err) => return Err(err).at(Op::Chown, DEST),
+            };
+        let differs = unkept.has(Unkept::OWNER) || (wants_uid, wants_gid) != (source.uid, source.gid);
+        Ok(Ownership { uid: wants_uid, gid: wants_gid, set, differs })
+    }
+
+    fn keep_xattrs(&self, from: Handle<'_>, to: Handle<'_>, unkept: &mut Unkept) -> Result<CopiedXattrs, Failure> {
+        let copied = match copy_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+            Ok(copied) => copied,
+            // no /proc to reach the entry by
+            Err(XattrError::Reading(Errno::ENOENT)) if !matches!(from, Handle::Open(_)) => {
+                CopiedXattrs { unkept: 1, ..CopiedXattrs::default() }
             }
-            Err(err) => Err(err).at(Op::Chown, DEST),
+            Err(XattrError::Reading(err)) => return Err(err).at(Op::Xattr, SOURCE),
+            Err(XattrError::Writing(err)) => return Err(err).at(Op::Xattr, DEST),
+        };
+        for (count, kind) in [(copied.unkept, Unkept::XATTR), (copied.unkept_acls, Unkept::ACL)] {
+            if count > 0 {
+                unkept.add(kind);
+            }
         }
+        Ok(copied)
+    }
+
+    /// The mode that the copy may have. Without setuid and setgid where it has another owner than its source: a user's
+    /// setuid program must never become root's, nor the other way round. Where an ACL is not there its mask stands in
+    /// the group's bits, and would give the group more than it had.
+    fn allowed_mode(
+        &self,
+        source: &Meta,
+        owner: &Ownership,
+        unkept: &mut Unkept,
+        group_without_acl: Option<u32>,
+    ) -> u32 {
+        let policy = &self.job.policy;
+        let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
+        // of a directory whose owner was chosen, setgid says only whose group new entries get
+        let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Unkept::OWNER));
+        let mode = if drops { wanted & !SETUID_SETGID } else { wanted };
+        let mode = group_without_acl.map_or(mode, |group| mode & (!0o070 | group << 3));
+        if mode != wanted && policy.preserve.mode {
+            unkept.add(Unkept::MODE);
+        }
+        mode
+    }
+
+    fn keep_times(&self, to: Handle<'_>, source: &Meta, unkept: &mut Unkept) -> Result<(), Failure> {
+        match to.set_times(source.atime, source.mtime) {
+            Ok(()) => {}
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+                unkept.add(Unkept::TIMES);
+                return Ok(());
+            }
+            Err(err) => return Err(err).at(Op::Utimes, DEST),
+        }
+        // a time that the file system cannot hold is rounded or clamped without an error
+        let usual = 0..=i64::from(i32::MAX);
+        if (self.node.coarse_times || !usual.contains(&source.mtime.sec))
+            && to.meta().at(Op::Stat, DEST)?.mtime != source.mtime
+        {
+            unkept.add(Unkept::TIMES);
+        }
+        Ok(())
     }
 
     /// Makes a file durable where syncfs would not.
@@ -126,19 +185,6 @@ impl Mover {
             synced => synced,
         }
     }
-}
-
-/// The source's mode. Without setuid and setgid where the file has another owner than its source: a user's setuid
-/// program must never become root's, nor the other way round. Where an ACL is lost its mask stands in the group's
-/// bits, and would give the group more than it had.
-fn allowed_mode(want: &Meta, unkept: &mut Unkept, group_without_acl: Option<u32>) -> u32 {
-    let mode = if unkept.has(Unkept::OWNER) { want.mode & !SETUID_SETGID } else { want.mode };
-    let Some(group) = group_without_acl else { return mode };
-    let narrowed = mode & !0o070 | group << 3;
-    if narrowed != mode {
-        unkept.add(Unkept::MODE);
-    }
-    narrowed
 }
 
 fn keep_mode(set: Result<(), Errno>, unkept: &mut Unkept) -> Result<(), Failure> {

@@ -5,20 +5,23 @@
 mod data;
 mod dirs;
 mod entry;
+mod foresee;
 mod large;
 mod links;
 mod metadata;
 mod node;
+mod owners;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use entry::Links;
-pub use node::{Node, marker_name};
+pub use node::Node;
 
+use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
 use crate::records::{Batch, Recorder};
-use crate::sys::{Buffer, DirCache, Errno, has_default_acl, remove_file};
+use crate::sys::{Buffer, DirCache, Errno, Handle, Reading, remove_file};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
 
 /// Times that a file is copied again because it changed while it was read.
@@ -31,6 +34,7 @@ pub struct Mover {
     recorder: Arc<Mutex<Recorder>>,
     sources: DirCache,
     destination: DirCache,
+    reading: Reading,
     buffer: Buffer,
     task: TaskLog,
 }
@@ -83,8 +87,10 @@ impl Mover {
     /// A thread's state; `node` holds the roots that it opens directories below, of which it keeps `cached_dirs` open
     /// on each side.
     pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>, cached_dirs: usize) -> Self {
+        let reading = reading(job);
         Self {
-            sources: DirCache::new(node.source_dirs(), cached_dirs),
+            reading,
+            sources: DirCache::new(node.source_dirs(), cached_dirs).reading(reading),
             destination: DirCache::new(vec![Arc::clone(&node.destination)], cached_dirs),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
@@ -106,6 +112,9 @@ impl Mover {
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
+        if self.job.policy.dry_run {
+            return self.foresee(task);
+        }
         match task {
             Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
             Task::Owner { source, path, kind, id, attempt, unlinkable } => {
@@ -150,12 +159,17 @@ impl Mover {
         self.destination.open(0, path).at(Op::Open, DEST)
     }
 
+    /// An entry of a source that is not opened: a symbolic link, a special file.
+    fn source_handle<'a>(&self, (dir, name): (BorrowedFd<'a>, &'a [u8])) -> Handle<'a> {
+        if self.reading.follow { Handle::Reached(dir, name) } else { Handle::Named(dir, name) }
+    }
+
     /// Where an entry stands in both trees.
     fn place(&mut self, source: u16, path: &RelPath) -> Result<Place, Failure> {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
         let dest_dir = self.dest_dir(&dir)?;
         Ok(Place {
-            inherits_acl: has_default_acl(dest_dir.as_fd()),
+            inherits_acl: self.inherits_acl(dest_dir.as_fd()),
             source_dir: self.source_dir(source, &dir)?,
             source_name: self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec()),
             dest_dir,
@@ -182,7 +196,7 @@ impl Mover {
         mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
     ) -> Result<(T, Option<Vec<u8>>), Errno> {
         match make(&place.dest_name) {
-            Err(Errno::EEXIST) if !self.job.fresh => {}
+            Err(Errno::EEXIST) if !self.job.fresh && self.job.policy.existing != Existing::Keep => {}
             made => return made.map(|made| (made, None)),
         }
         let temporary = self.temporary_name(source, &place.path, 0);
@@ -196,4 +210,9 @@ impl Mover {
         };
         Ok((made, Some(temporary)))
     }
+}
+
+/// How a job's sources are opened: a dry run leaves no trace.
+pub fn reading(job: &Job) -> Reading {
+    Reading { follow: job.policy.follow_links, noatime: job.policy.noatime || job.policy.dry_run }
 }

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use super::owners::IdMap;
+use crate::policy::XattrChoice;
 use crate::proto::Job;
-use crate::sys::{Errno, Meta, Mounts, open_root, syncfs_reaches};
+use crate::state::marker_name;
+use crate::sys::{Errno, Meta, Mounts, group_name, open_root, syncfs_reaches, user_name};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -24,6 +27,11 @@ pub struct Node {
     pub(super) euid: u32,
     /// Whether each file needs its own fsync, because syncfs does not reach the storage.
     pub(super) sync_each: bool,
+    /// Whether a time that was set may be another one afterwards.
+    pub(super) coarse_times: bool,
+    pub(super) attributes: XattrChoice,
+    pub(super) users: IdMap,
+    pub(super) groups: IdMap,
 }
 
 pub(super) struct NodeSource {
@@ -49,19 +57,25 @@ impl Node {
             sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
         let destination = open(&job.destination)?;
-        wait_for_marker(&destination, job)?;
+        if !job.policy.dry_run {
+            wait_for_marker(&destination, job)?;
+        }
         let reaches = syncfs_reaches(destination.as_fd())
             .map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
         let path = Path::new(OsStr::from_bytes(&job.destination));
-        let sync_each = !reaches || Mounts::current().below(path).next().is_some();
+        let other_mounts = Mounts::current().below(path).next().is_some();
         let euid = geteuid();
         Ok(Self {
             sources,
             destination: Arc::new(destination),
             privileged: euid.is_root(),
             euid: euid.as_raw(),
-            sync_each,
+            sync_each: !reaches || other_mounts,
+            coarse_times: job.coarse_times || other_mounts,
+            attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
+            users: IdMap::new(&job.policy.users, user_name).map_err(|err| err.to_string())?,
+            groups: IdMap::new(&job.policy.groups, group_name).map_err(|err| err.to_string())?,
         })
     }
 
@@ -87,12 +101,6 @@ impl Node {
         let dev = if meta.dev == source.dev { source.file_system } else { meta.dev | 1 << 63 };
         LinkId { dev, ino: meta.ino }
     }
-}
-
-/// The file in the destination that shows every rank that it sees the directory which rank 0 sees, and
-/// not the empty mount point of a file system that its node does not have.
-pub fn marker_name(job_id: u64) -> Vec<u8> {
-    format!(".pcopy-{job_id:016x}.here").into_bytes()
 }
 
 fn wait_for_marker(destination: &OwnedFd, job: &Job) -> Result<(), String> {

@@ -19,7 +19,7 @@ pub enum Kind {
 
 /// A time of the file system: seconds since 1970 (before it: negative) and nanoseconds after that
 /// second, below 1,000,000,000.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp {
     pub sec: i64,
     pub nsec: u32,
@@ -61,8 +61,20 @@ impl Unkept {
     pub const XATTR: Self = Self(2);
     pub const LINK: Self = Self(4);
     pub const MODE: Self = Self(8);
-    const NAMES: [(Self, &'static str); 4] =
-        [(Self::OWNER, "ownership"), (Self::XATTR, "xattr"), (Self::LINK, "links"), (Self::MODE, "mode")];
+    pub const ACL: Self = Self(16);
+    /// The destination cannot make an entry of this type: it is not there.
+    pub const SPECIAL: Self = Self(32);
+    pub const TIMES: Self = Self(64);
+    /// Each kind, by the name that `--preserve` and the manifest know it by.
+    pub const KINDS: [(Self, &'static str); 7] = [
+        (Self::OWNER, "ownership"),
+        (Self::MODE, "mode"),
+        (Self::XATTR, "xattr"),
+        (Self::ACL, "acl"),
+        (Self::LINK, "links"),
+        (Self::SPECIAL, "special"),
+        (Self::TIMES, "timestamps"),
+    ];
 
     /// Adds what `other` names.
     pub fn add(&mut self, other: Self) {
@@ -79,9 +91,34 @@ impl Unkept {
         self.0 != 0
     }
 
-    /// The kinds by the names that `--preserve` will know them by.
+    /// The kinds by their names.
     pub fn names(self) -> Vec<&'static str> {
-        Self::NAMES.iter().filter(|(bit, _)| self.0 & bit.0 != 0).map(|&(_, name)| name).collect()
+        Self::KINDS.iter().filter(|(kind, _)| self.has(*kind)).map(|&(_, name)| name).collect()
+    }
+}
+
+/// Why an entry is as it was: what stood there was to be left, or (in a dry run) nothing was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// It was made, or took the place of what was there; in a dry run it would be made.
+    #[default]
+    Made,
+    /// Of a dry run: it would take the place of what is there; a directory would be used.
+    Replaces,
+    /// It was there, and left.
+    KeptExisting,
+    /// It was there, not older than the source, and left.
+    KeptNewer,
+}
+
+impl Fate {
+    /// Whether the entry at the destination was left as it was; and the manifest's word for why.
+    pub fn kept(self) -> Option<&'static str> {
+        match self {
+            Self::Made | Self::Replaces => None,
+            Self::KeptExisting => Some("exists"),
+            Self::KeptNewer => Some("newer"),
+        }
     }
 }
 
@@ -105,6 +142,7 @@ pub struct Facts {
     /// The name this one was linked to.
     pub hardlink: Option<RelPath>,
     pub unkept: Unkept,
+    pub fate: Fate,
 }
 
 /// How an entry ended.

@@ -32,6 +32,8 @@ pub enum Op {
     Changed,
     /// Two sources hold an entry of this path.
     Conflict,
+    /// A directory that was entered before, on the way to itself, or the destination.
+    Loop,
 }
 
 /// Which tree the operation was on.
@@ -47,13 +49,15 @@ pub enum Side {
 pub struct Failure {
     pub op: Op,
     pub side: Side,
-    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`]).
+    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`]).
     pub errno: i32,
 }
 
 impl Failure {
     /// Of a source that never held still.
     pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
+    /// Of a directory that holds itself.
+    pub const LOOP: Self = Self { op: Op::Loop, side: Side::Source, errno: 0 };
 }
 
 impl fmt::Display for Op {
@@ -81,6 +85,7 @@ impl fmt::Display for Op {
             Self::Rename => "rename",
             Self::Changed => "changed",
             Self::Conflict => "conflict",
+            Self::Loop => "loop",
         })
     }
 }
@@ -99,6 +104,7 @@ impl fmt::Display for Failure {
         match self.op {
             Op::Changed => f.write_str("the source changed while it was read"),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
+            Op::Loop => f.write_str("leads back to a directory on the way to it, or to the destination: not entered"),
             op => write!(f, "{op} {}: {}", self.side, std::io::Error::from_raw_os_error(self.errno)),
         }
     }

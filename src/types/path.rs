@@ -51,6 +51,15 @@ impl RelPath {
         Self(joined)
     }
 
+    /// The path of what is at `below` in this directory.
+    pub fn append(&self, below: &Self) -> Self {
+        match (self.is_root(), below.is_root()) {
+            (true, _) => below.clone(),
+            (_, true) => self.clone(),
+            _ => Self([self.as_bytes(), b"/", below.as_bytes()].concat()),
+        }
+    }
+
     /// What is left of this path below `prefix`, or `None` when it is not below it.
     pub fn strip(&self, prefix: &Self) -> Option<Self> {
         if prefix.is_root() {
@@ -159,6 +168,8 @@ mod tests {
         assert_eq!(joined.split(), Some((path("a"), b"b".as_slice())));
         assert_eq!(path("a").split(), Some((RelPath::root(), b"a".as_slice())));
         assert_eq!(RelPath::root().split(), None);
+        assert_eq!(path("a").append(&path("b/c")), path("a/b/c"));
+        assert_eq!((path("a").append(&RelPath::root()), RelPath::root().append(&path("a"))), (path("a"), path("a")));
     }
 
     #[test]

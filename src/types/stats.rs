@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Outcome, Record};
+use super::{Kind, Outcome, Record, Unkept};
 
 /// What a rank has finished. An entry is counted once, by its outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,30 +15,36 @@ pub struct Stats {
     pub others: u64,
     /// Of `files`, `symlinks` and `others`: further names of one that was copied.
     pub hardlinks: u64,
-    /// Bytes in the regular files, hard links not counted again.
+    /// Bytes in the regular files, hard links and what was left not counted.
     pub bytes: u64,
     /// Entries that failed.
     pub errors: u64,
     /// Entries of which the destination could not hold everything.
     pub unkept: u64,
+    /// Of them by kind, in the order of [`Unkept::KINDS`].
+    pub unkept_kinds: [u64; Unkept::KINDS.len()],
     /// Files that were copied again because they changed while they were read.
     pub recopied: u64,
+    /// Of `files`, `symlinks` and `others`: those that were there, and left.
+    pub kept: u64,
 }
 
 impl Stats {
     /// How many counters there are.
-    pub const LEN: usize = 9;
+    pub const LEN: usize = 10 + Unkept::KINDS.len();
 
     /// The counters as numbers, to be reduced over the ranks.
     pub fn to_array(self) -> [u64; Self::LEN] {
-        let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied } = self;
-        [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied]
+        let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, recopied, kept } =
+            self;
+        let [a, b, c, d, e, f, g] = unkept_kinds;
+        [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied, kept, a, b, c, d, e, f, g]
     }
 
     /// The inverse of [`Stats::to_array`].
     pub fn from_array(counters: [u64; Self::LEN]) -> Self {
-        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied] = counters;
-        Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied }
+        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied, kept, kinds @ ..] = counters;
+        Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds: kinds, recopied, kept }
     }
 
     /// Entries that ended, in one way or the other.
@@ -61,12 +67,17 @@ impl Stats {
             Kind::Symlink => self.symlinks += 1,
             Kind::Fifo | Kind::Socket | Kind::CharDev | Kind::BlockDev => self.others += 1,
         }
-        if facts.hardlink.is_some() {
+        if facts.fate.kept().is_some() {
+            self.kept += 1;
+        } else if facts.hardlink.is_some() {
             self.hardlinks += 1;
         } else if record.kind == Kind::File {
             self.bytes += facts.size;
         }
         self.unkept += u64::from(facts.unkept.any());
+        for (count, (kind, _)) in self.unkept_kinds.iter_mut().zip(Unkept::KINDS) {
+            *count += u64::from(facts.unkept.has(kind));
+        }
     }
 
     /// Adds another rank's, or another task's, counters.

@@ -5,6 +5,8 @@
 //! as it is, which is BLAKE3's rule that the left subtree is the largest power of two below the
 //! whole (BLAKE3 paper, section 2.1). Memory is that of the nodes that wait for a neighbour.
 
+mod zeros;
+
 use std::collections::HashMap;
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
@@ -14,13 +16,17 @@ use crate::types::Digest;
 /// The hash of one piece: of a whole file, or of one range of a larger one.
 pub struct PieceHasher {
     hasher: blake3::Hasher,
-    whole: bool,
+    /// Bytes from the start of the file; `None` for a whole file.
+    offset: Option<u64>,
+    /// Zeros at the end that were not hashed yet.
+    zeros: u64,
+    hashed: bool,
 }
 
 impl PieceHasher {
     /// For a file that is hashed in one piece.
     pub fn whole() -> Self {
-        Self { hasher: blake3::Hasher::new(), whole: true }
+        Self { hasher: blake3::Hasher::new(), offset: None, zeros: 0, hashed: false }
     }
 
     /// For a range at `offset` bytes of a file that has other ranges too. The offset is a
@@ -29,27 +35,39 @@ impl PieceHasher {
     pub fn range(offset: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset);
-        Self { hasher, whole: false }
+        Self { hasher, offset: Some(offset), zeros: 0, hashed: false }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
+        self.hash_zeros();
+        self.hashed = true;
         self.hasher.update(bytes);
     }
 
-    /// Takes `len` zero bytes: a hole.
-    pub fn update_zeros(&mut self, mut len: u64) {
+    /// Takes `len` zero bytes: a hole. Nothing is hashed yet: of a range that is all hole the value may be known.
+    pub fn update_zeros(&mut self, len: u64) {
+        self.zeros += len;
+    }
+
+    fn hash_zeros(&mut self) {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        while len > 0 {
-            let now = usize::try_from(len).map_or(ZEROS.len(), |len| len.min(ZEROS.len()));
+        while self.zeros > 0 {
+            let now = usize::try_from(self.zeros).map_or(ZEROS.len(), |len| len.min(ZEROS.len()));
             self.hasher.update(&ZEROS[..now]);
-            len -= now as u64;
+            self.zeros -= now as u64;
         }
     }
 
     /// The digest of the file, or the chaining value of the range.
-    pub fn finish(&self) -> [u8; 32] {
-        if self.whole { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
+    pub fn finish(mut self) -> [u8; 32] {
+        match self.offset.filter(|_| !self.hashed).and_then(|offset| zeros::chaining_value(offset, self.zeros)) {
+            Some(value) => value,
+            None => {
+                self.hash_zeros();
+                if self.offset.is_none() { self.hasher.finalize().into() } else { self.hasher.finalize_non_root() }
+            }
+        }
     }
 }
 
@@ -137,6 +155,24 @@ mod tests {
                 let order: Vec<u64> = (0..count as u64).collect();
                 assert_eq!(merged(data, 4096, &order), Some(*blake3::hash(data).as_bytes()), "{len}");
             }
+        }
+    }
+
+    #[test]
+    fn a_range_of_zeros_has_the_same_value_with_and_without_the_table() {
+        let (offset, len) = (3 * zeros::PIECE_LEN, zeros::PIECE_LEN);
+        for data_at in [None, Some(0), Some(len - 1)] {
+            let (mut holes, mut plain) = (PieceHasher::range(offset), PieceHasher::range(offset));
+            let at = data_at.unwrap_or(len);
+            holes.update_zeros(at);
+            plain.update(&vec![0; usize::try_from(at).expect("small")]);
+            if data_at.is_some() {
+                holes.update(b"x");
+                plain.update(b"x");
+                holes.update_zeros(len - at - 1);
+                plain.update(&vec![0; usize::try_from(len - at - 1).expect("small")]);
+            }
+            assert_eq!(holes.finish(), plain.finish(), "{data_at:?}");
         }
     }
 

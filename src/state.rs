@@ -1,0 +1,87 @@
+//! The state directory of a copy: `.pcopy` in its root, for who runs pcopy alone. Held by descriptor, so that nobody can put
+//! another one in its place.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::geteuid;
+
+use crate::sys::{Errno, Meta, Reading, open_dir_at, open_root};
+
+/// Its name; a source's own one, from an earlier copy, is not copied.
+pub const DIR_NAME: &[u8] = b".pcopy";
+/// The manifest's name in it.
+pub const MANIFEST_NAME: &[u8] = b"manifest.jsonl";
+
+/// The file in the destination that shows every rank that it sees the directory which rank 0 sees, and
+/// not the empty mount point of a file system that its node does not have.
+pub fn marker_name(job_id: u64) -> Vec<u8> {
+    format!(".pcopy-{job_id:016x}.here").into_bytes()
+}
+
+/// The name under which an older manifest is kept.
+pub fn previous_name(manifest: &[u8]) -> Vec<u8> {
+    [manifest, b".previous"].concat()
+}
+
+/// A name as the standard library has it.
+pub fn os_name(name: &[u8]) -> OsString {
+    OsString::from_vec(name.to_vec())
+}
+
+/// Makes the state directory where there is none, and opens it.
+///
+/// # Errors
+/// Those of mkdir(2), and of [`open`].
+pub fn make(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    match mkdirat(root, DIR_NAME, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => open(root),
+        Err(err) => Err(err),
+    }
+}
+
+/// Opens the state directory.
+///
+/// # Errors
+/// Those of open(2); `EPERM` where it belongs to, or can be written by, somebody else.
+pub fn open(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let dir = open_dir_at(root, DIR_NAME, Reading::default())?;
+    let meta = Meta::of(&dir)?;
+    if meta.uid == geteuid().as_raw() && meta.mode & 0o022 == 0 { Ok(dir) } else { Err(Errno::EPERM) }
+}
+
+/// A directory on this node for what a dry run has to keep. Dropped, it is removed.
+pub struct Scratch {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Scratch {
+    /// In the directory for temporary files.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) and open(2).
+    pub fn new(job_id: u64, rank: usize) -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("pcopy-{job_id:016x}.{rank}"));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let dir = open_root(&path)?;
+        Ok(Self { path, dir })
+    }
+
+    pub fn dir(&self) -> io::Result<OwnedFd> {
+        self.dir.as_fd().try_clone_to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // of no use to anybody, whatever stays
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
