@@ -9,6 +9,7 @@ use crate::support::copy::{copy, copy_exactly};
 use crate::support::fuse::{Faults, FuseMount};
 use crate::support::launch::{Job, mpi};
 use crate::support::oracle;
+use crate::support::parallel;
 use crate::support::skip::{self, need};
 use crate::support::tree::{self, KIB, noise_file, temp};
 
@@ -46,6 +47,30 @@ fn help_names_every_option() {
         "--manifest",
         "--progress",
         "--json",
+        "--preserve",
+        "--no-preserve",
+        "--xattrs",
+        "--sparse",
+        "--strict",
+        "--dereference",
+        "--no-dereference",
+        "--no-clobber",
+        "--update",
+        "--exclude",
+        "--include",
+        "--exclude-from",
+        "--one-file-system",
+        "--files-from",
+        "--input",
+        "--from0",
+        "--chown",
+        "--usermap",
+        "--groupmap",
+        "--uid",
+        "--gid",
+        "--open-noatime",
+        "--dry-run",
+        "--synchronous",
         "--generate",
         "--version",
         "-k",
@@ -89,6 +114,104 @@ fn usage_errors_are_printed_once_and_nothing_is_written() {
     assert!(once > 0);
     assert_eq!(told(Job::ranks(4)), once, "times that the wrong option is named");
     assert!(!Path::new(dst).exists());
+}
+
+#[test]
+fn a_users_dcp_command_lines_are_accepted() {
+    need!(skip::root());
+    let dir = temp();
+    let src = source(dir.path());
+    let list = dir.path().join("list");
+    fs::write(&list, "deep\nmode-640\n").unwrap();
+    let list = list.to_str().unwrap();
+    let cases: [&[&str]; 10] = [
+        &["-b", "4MB", "-k", "4MB", "-X", "non-lustre", "-P", "-p", "-s", "--progress", "10", "-v"],
+        &[
+            "--bufsize",
+            "1M",
+            "--chunksize",
+            "1M",
+            "--xattrs",
+            "all",
+            "--no-dereference",
+            "--preserve",
+            "--direct",
+            "-q",
+        ],
+        &["-s", "--direct", "--synchronous", "--open-noatime", "-S", "--sparse", "-p", "--preserve"],
+        &["-U", "root", "-G", "root", "--verbose"],
+        &["--uid", "0", "--gid", "0", "--quiet"],
+        &["-i", list],
+        &["--input", list, "-p"],
+        &["-X", "libattr"],
+        &["--xattrs=none"],
+        // cp's and rsync's words for what is the default here.
+        &["-a", "--archive", "-r", "-R", "--recursive"],
+    ];
+    parallel::for_each(&cases, |number, options| {
+        let dst = dir.path().join(format!("{number}"));
+        let job = Job::ranks(1 + number % 2).limit(30).options(*options);
+        if options.contains(&list) {
+            copy(&job, &[&src], &dst).outcome.assert_code(0);
+            assert!(dst.join("mode-640").exists() && !dst.join("mode-600").exists());
+        } else {
+            copy_exactly(&job, &src, &dst);
+        }
+    });
+    fs::remove_file(src.join("dangling")).unwrap();
+    for option in ["-L", "--dereference"] {
+        let copied = copy(&Job::ranks(2).options([option, "-p"]), &[&src], &dir.path().join(option));
+        copied.outcome.assert_code(0);
+        assert!(copied.root.join("link-to-dir").symlink_metadata().unwrap().is_dir());
+    }
+}
+
+#[test]
+fn options_with_a_value_of_their_own_do_not_take_the_next_word_for_it() {
+    let dir = temp();
+    let src = source(dir.path());
+    for option in ["--direct", "--sparse", "--preserve", "-p", "-S"] {
+        copy_exactly(&Job::alone().options([option]), &src, &dir.path().join(option));
+    }
+    let (src, dst) = (src.to_str().unwrap(), dir.path().join("dst"));
+    for words in [["--direct", "always"], ["--sparse", "never"], ["--preserve", "mode"]] {
+        // Now a source, and there is none of that name.
+        let outcome = Job::alone().run([words[0], words[1], src, dst.to_str().unwrap()]);
+        outcome.assert_refused();
+        assert!(!dst.exists());
+    }
+}
+
+#[test]
+fn words_that_no_option_knows_are_named_in_one_line_and_nothing_is_written() {
+    let dir = temp();
+    let src = source(dir.path());
+    let before = oracle::walk(dir.path());
+    let cases: [(&[&str], &str); 16] = [
+        (&["--preserve=nonsense"], "nonsense"),
+        (&["--preserve=mode,colour,links"], "colour"),
+        (&["--preserve=mode", "--no-preserve=times"], "times"),
+        (&["--no-preserve=Mode"], "Mode"),
+        (&["-X", "some"], "some"),
+        (&["--xattrs=lustre"], "lustre"),
+        (&["--sparse=perhaps"], "perhaps"),
+        (&["--direct=sometimes"], "sometimes"),
+        (&["-b", "4Q"], "4Q"),
+        (&["-k", "1.5M"], "1.5M"),
+        (&["--bufsize="], "bufsize"),
+        (&["-k", "M"], "M"),
+        (&["--progress", "often"], "often"),
+        (&["--no-clobber", "--update"], "--update"),
+        (&["--no-clobber", "-u"], "--no-clobber"),
+        (&["--no-preserve"], "--no-preserve"),
+    ];
+    parallel::for_each(&cases, |number, (options, named)| {
+        let job = Job::ranks(1 + number % 2).limit(30).options(*options);
+        let outcome = job.run([&src, &dir.path().join("dst")]);
+        let line = outcome.assert_refused();
+        assert!(line.contains(named), "{named:?} is not in {line:?}");
+        assert_eq!(before, oracle::walk(dir.path()), "{}", outcome.told());
+    });
 }
 
 #[test]

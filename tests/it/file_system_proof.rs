@@ -2,18 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, chown, mkfifo};
+use nix::unistd::{Uid, Whence, chown, lseek, mkfifo};
 
 use crate::support::fuse::{BadByte, Faults, FuseMount};
 use crate::support::mounts::{self, FileSystem, Mount};
 use crate::support::oracle::{self, Aspects};
 use crate::support::skip::{self, need};
+use crate::support::sys;
 use crate::support::tree::{self, KIB, noise, noise_file, temp};
 
 /// Copies by `cp -a` and compares.
@@ -66,6 +67,10 @@ fn the_fuse_passthrough_holds_a_tree_exactly() {
     fs::hard_link(src.join("mode-600"), src.join("second")).unwrap();
     mkfifo(&src.join("fifo"), Mode::S_IRUSR).unwrap();
     chown(&src.join("fifo"), Some(Uid::from_raw(7)), None).unwrap();
+    for time in [(-1, 999_999_999), (-1_000_000_000, 1), (12_000_000_000, 5)] {
+        noise_file(&src.join(format!("time{}", time.0)), 10);
+        tree::set_times(&src.join(format!("time{}", time.0)), time, time);
+    }
     cp_is_exact(&src, &fuse.path().join("dst"));
     oracle::assert_same(&src, &fuse.backing().join("dst"), Aspects::ALL);
     open_direct(&fuse.path().join("dst/sizes/4097.bin")).unwrap();
@@ -87,6 +92,65 @@ fn the_fuse_passthrough_refuses_what_dfuse_refuses() {
     assert_eq!(refused, Err(nix::errno::Errno::EOPNOTSUPP));
     symlink("f", at.join("link")).unwrap();
     assert_eq!(fs::read(at.join("link")).unwrap().len(), 100);
+}
+
+#[test]
+fn the_fuse_passthrough_keeps_attributes_only_where_told_and_acls_never() {
+    for kept in [false, true] {
+        let fuse = need!(FuseMount::new(Faults { xattrs_without_acls: kept, ..Faults::default() }));
+        let file = fuse.path().join("f");
+        noise_file(&file, 10);
+        let set = sys::set_xattr(&file, "user.note", b"value");
+        assert_eq!(set.is_ok(), kept, "{set:?}");
+        let expected: &[&[u8]] = if kept { &[b"user.note"] } else { &[] };
+        assert_eq!(sys::list_xattrs(&file).unwrap(), expected);
+        if kept {
+            assert_eq!(sys::get_xattr(&file, b"user.note").unwrap(), b"value");
+        }
+        // The mode 0644 as an ACL, with a named user: without one the kernel would make it a mode.
+        let entries: [[u8; 8]; 5] = [
+            [1, 0, 6, 0, 255, 255, 255, 255],
+            [2, 0, 4, 0, 0xD2, 4, 0, 0],
+            [4, 0, 4, 0, 255, 255, 255, 255],
+            [16, 0, 4, 0, 255, 255, 255, 255],
+            [32, 0, 4, 0, 255, 255, 255, 255],
+        ];
+        let acl = [&[2, 0, 0, 0], entries.as_flattened()].concat();
+        assert_eq!(errno(sys::set_xattr(&file, "system.posix_acl_access", &acl)), Some(libc::EOPNOTSUPP));
+        let elsewhere = temp();
+        noise_file(&elsewhere.path().join("f"), 10);
+        sys::set_xattr(&elsewhere.path().join("f"), "system.posix_acl_access", &acl).unwrap();
+    }
+}
+
+#[test]
+fn the_fuse_passthrough_shows_acls_and_holes_where_told() {
+    let fuse = need!(FuseMount::new(Faults { attributes_and_holes: true, ..Faults::default() }));
+    let file = fuse.path().join("f");
+    File::create(&file).unwrap().set_len(4 << 20).unwrap();
+    let made = OpenOptions::new().read(true).write(true).open(&file).unwrap();
+    made.write_all_at(b"data", 3 << 20).unwrap();
+    assert_eq!(lseek(&made, 0, Whence::SeekData), Ok(3 << 20));
+    let set = Command::new("setfacl").args(["-m", "u:1234:r"]).arg(&file).status().unwrap();
+    assert!(set.success());
+    sys::set_xattr(&file, "trusted.note", b"value").unwrap();
+    let names = sys::list_xattrs(&fuse.backing().join("f")).unwrap();
+    for name in [b"system.posix_acl_access".as_slice(), b"trusted.note"] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
+    assert_eq!(oracle::walk(fuse.path())[b"f".as_slice()].xattrs, oracle::walk(fuse.backing())[b"f".as_slice()].xattrs);
+}
+
+#[test]
+fn the_fuse_passthrough_has_a_coarse_clock_where_told() {
+    let fuse = need!(FuseMount::new(Faults { clock_step_s: Some(2), ..Faults::default() }));
+    for (name, time, expected) in [("f", (1_600_000_003, 5), 1_600_000_002), ("g", (-1, 7), -2)] {
+        let file = fuse.path().join(name);
+        noise_file(&file, 10);
+        tree::set_times(&file, time, time);
+        let meta = file.symlink_metadata().unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (expected, 0), "{name}");
+    }
 }
 
 #[test]

@@ -74,6 +74,20 @@ fn variables_for_the_ranks_do_not_reach_the_launcher() {
 }
 
 #[test]
+fn a_file_as_standard_input_reaches_one_rank_and_without_one_there_is_none() {
+    for job in [Job::alone(), Job::ranks(3)] {
+        let dir = temp();
+        let input = dir.path().join("input");
+        write(&input, b"one\0line\n");
+        let program = script(dir.path(), "printf '[%s]\\n' \"$(od -An -c | tr -d ' ')\"");
+        let told = |job: Job| job.program(&program).run([] as [&str; 0]).stdout;
+        let with = told(job.clone().stdin(&input));
+        assert_eq!(with.matches("one\\0line\\n").count(), 1, "{with}");
+        assert!(!told(job).contains("one"));
+    }
+}
+
+#[test]
 fn the_programs_mpi_has_its_launcher_here() {
     let version = Command::new(mpi().launcher()).arg("--version").output().unwrap();
     assert!(version.status.success());

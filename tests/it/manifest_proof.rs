@@ -8,20 +8,21 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::manifest::{self, Expect, b3sum};
+use crate::support::manifest::{self, Expect, How, b3sum};
 use crate::support::oracle::{self, Kind, Node};
 use crate::support::tree::{self, chmod, noise_file, raw, temp};
 
 /// A tree, and the lines of a manifest that describes it, made from what the oracle sees.
-struct Described {
+pub struct Described {
     dir: TempDir,
-    root: PathBuf,
+    pub root: PathBuf,
     /// The header, then the entries in order; the closing line is made when they are written.
-    lines: Vec<Value>,
+    pub lines: Vec<Value>,
+    pub how: How<'static>,
 }
 
 impl Described {
-    fn new() -> Described {
+    pub fn new() -> Described {
         let dir = temp();
         let root = tree::odd_tree(&dir.path().join("root"), 8192, 4096);
         noise_file(&raw(&root, b"not\xffutf-8"), 10);
@@ -33,29 +34,31 @@ impl Described {
         });
         let entries = oracle::walk(&root).into_iter().map(|(path, node)| entry(&root, &path, &node));
         let lines = [header].into_iter().chain(entries).collect();
-        Described { dir, root, lines }
+        Described { dir, root, lines, how: How::default() }
     }
 
-    fn at(&mut self, path: &str) -> &mut Value {
+    pub fn at(&mut self, path: &str) -> &mut Value {
         self.lines.iter_mut().find(|line| line["path"] == path).unwrap()
     }
 
     fn trailer(&self) -> Value {
         let entries = &self.lines[1..];
         let count = |kind: &str| entries.iter().filter(|e| e["type"] == kind).count();
+        let others = ["fifo", "socket", "chardev", "blockdev"].map(count).iter().sum::<usize>();
         let bytes: u64 = entries.iter().filter_map(|e| e["size"].as_u64()).sum();
         let errors = entries.iter().filter(|e| e.get("error").is_some()).count();
         json!({
             "entries": entries.len(), "files": count("file"), "dirs": count("dir"),
-            "symlinks": count("symlink"), "others": 0, "bytes": bytes, "errors": errors,
+            "symlinks": count("symlink"), "others": others, "bytes": bytes, "errors": errors,
             "hardlinks": entries.iter().filter(|e| e.get("hardlink").is_some()).count(),
             "unkept": entries.iter().filter(|e| e.get("unkept").is_some()).count(),
+            "kept": entries.iter().filter(|e| e.get("kept").is_some()).count(),
             "seconds": 0.5,
         })
     }
 
     /// Writes the manifest, with the closing line changed by `change`, and checks it.
-    fn check_with(&self, change: impl Fn(&mut Value)) -> Vec<String> {
+    pub fn check_with(&self, change: impl Fn(&mut Value)) -> Vec<String> {
         let mut text = String::new();
         for line in &self.lines {
             text += &format!("{line}\n");
@@ -70,10 +73,10 @@ impl Described {
         let file = self.dir.path().join("manifest.jsonl");
         fs::write(&file, text).unwrap();
         let expect = Expect { root: &self.root, ranks: 3, digests: true, strangers: false };
-        manifest::check(&file, &expect).err().unwrap_or_default()
+        manifest::check_as(&file, &expect, self.how).err().unwrap_or_default()
     }
 
-    fn check(&self) -> Vec<String> {
+    pub fn check(&self) -> Vec<String> {
         self.check_with(|_| ())
     }
 }
@@ -105,7 +108,7 @@ fn entry(root: &Path, path: &[u8], node: &Node) -> Value {
 
 /// One objection at least, and every one of them about `words`.
 #[track_caller]
-fn objects(found: &[String], words: &str) {
+pub fn objects(found: &[String], words: &str) {
     assert!(!found.is_empty(), "no objection about {words}");
     assert!(found.iter().all(|f| f.contains(words)), "{words}: {found:?}");
 }

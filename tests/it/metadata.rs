@@ -12,7 +12,9 @@ use nix::unistd::{Gid, Uid, chown, mkfifo};
 use crate::support::copy::{copy, copy_exactly};
 use crate::support::fuse::{Faults, FuseMount};
 use crate::support::launch::{Job, NOBODY, program};
+use crate::support::listing::{assert_untouched, listing};
 use crate::support::manifest::is_unkept;
+use crate::support::mounts::{FileSystem, Mount};
 use crate::support::oracle::{self, Aspects};
 use crate::support::skip::{self, need};
 use crate::support::sys;
@@ -113,6 +115,40 @@ fn the_time_of_last_access_is_the_one_from_before_the_copy_read_the_file() {
 }
 
 #[test]
+fn with_open_noatime_the_source_does_not_show_that_it_was_read() {
+    let mount = need!(Mount::new(FileSystem::Ext4, 60));
+    let src = tree::odd_tree(&mount.path().join("src"), 64 << 10, 16 << 10);
+    for (ranks, options) in [(1, &["--open-noatime"] as &[&str]), (2, &["--open-noatime", "-s"]), (2, &[])] {
+        tree::age(&src);
+        let before = listing(&src);
+        let job = Job::ranks(ranks).options(["-k", "64K", "-b", "16K"]).options(options);
+        let dst = mount.path().join(format!("dst{ranks}{}", options.len()));
+        let outcome = job.run([&src, &dst]);
+        outcome.assert_code(0);
+        if options.is_empty() {
+            assert_ne!(before, listing(&src), "reading shows without the option");
+        } else {
+            assert_untouched(&before, &listing(&src), &outcome.told());
+        }
+    }
+}
+
+#[test]
+fn an_ordinary_user_copies_files_of_others_with_open_noatime_too() {
+    need!(skip::root());
+    let (dir, kit) = (temp(), temp());
+    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
+    noise_file(&src.join("d/small"), 100);
+    noise_file(&src.join("d/large"), 200_000);
+    fs::create_dir(&home).unwrap();
+    chmod(&home, 0o777);
+    let job = Job::ranks(2).by_nobody(kit.path()).options(["-k", "64K", "-b", "16K", "--open-noatime"]);
+    let copied = copy(&job, &[&src], &home.join("dst"));
+    copied.outcome.assert_code(0);
+    oracle::assert_same(&src, &copied.root, Aspects { owner: false, ..Aspects::ALL });
+}
+
+#[test]
 fn a_read_only_tree_is_copied_by_an_ordinary_user() {
     need!(skip::root());
     let dir = temp();
@@ -162,12 +198,14 @@ fn is_preserved_or_told(src: &Path, dst: &Path) {
         let (path, words) = words.split_once(": ").unwrap();
         let entry = manifest.entries.iter().find(|(known, _)| oracle::show(known) == path);
         entry.is_some_and(|(_, entry)| {
-            let unkept = match words.split(" is ").next().unwrap() {
-                "owner" => ["ownership", "ownership"],
-                "mode" => ["mode", "ownership"],
-                "xattrs" => ["xattr", "xattr"],
-                "first hard link" => ["links", "links"],
-                _ => ["", ""],
+            let unkept: &[&str] = match words.split(" is ").next().unwrap() {
+                "owner" => &["ownership"],
+                "mode" => &["mode"],
+                "mtime" => &["timestamps"],
+                "xattrs" => &["xattr", "acl"],
+                "first hard link" => &["links"],
+                "missing" => &["special"],
+                _ => &[],
             };
             entry.get("error").is_some() || unkept.iter().any(|what| is_unkept(entry, what))
         })

@@ -112,3 +112,41 @@ fn a_rank_that_is_killed_ends_the_job_which_is_then_no_success() {
         nothing_half_written_looks_finished(&src, &dst);
     }
 }
+
+#[test]
+fn a_directory_that_gains_or_loses_an_entry_while_it_is_copied_fails_as_changed() {
+    type Change = fn(&Path);
+    let changes: [Change; 3] = [
+        |dir| fs::write(dir.join("added"), b"late").unwrap(),
+        |dir| fs::remove_file(dir.join("victim")).unwrap(),
+        |dir| fs::rename(dir.join("victim"), dir.join("renamed")).unwrap(),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let fuse = need!(FuseMount::new(Faults { delay_ms: 10, ..Faults::default() }));
+        let dir = temp();
+        let (src, ranks) = (fuse.path().join("src"), 1 + number);
+        noise_file(&fuse.backing().join("src/d/large"), 6 * MIB);
+        noise_file(&fuse.backing().join("src/d/victim"), 10);
+        tree::small_files(&fuse.backing().join("src/others"), 2, 5);
+        tree::age(&fuse.backing().join("src"));
+        let dst = dir.path().join("dst");
+        let job = Job::ranks(ranks).options(["-k", "64K", "-b", "16K", "--threads", "1"]);
+        let mut running = job.start([&src, &dst]);
+        // The large file is on its way, so its directory has been listed, and it is not at its end.
+        let under_way = |at: &Path| {
+            let names = fs::read_dir(at).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+            names.into_iter().any(|name| name.to_string_lossy().ends_with(".tmp"))
+        };
+        while running.goes_on() && !under_way(&dst.join("d")) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        change(&src.join("d"));
+        assert!(running.goes_on(), "the copy was over before the change");
+        let manifest = finished(running, ranks, &dst);
+        let failed: Vec<_> = manifest.failed().map(|(path, _)| oracle::show(path)).collect();
+        let meant = |path: &String| ["d", "d/victim"].contains(&path.as_str());
+        assert!(failed.contains(&"d".to_owned()) && failed.iter().all(meant), "{failed:?}");
+        assert_eq!(manifest.entries[b"d".as_slice()]["error"]["op"], "changed");
+        assert!(manifest.is_done(b"d/large") && manifest.is_done(b"others/d001/f0004") && manifest.is_done(b""));
+    }
+}

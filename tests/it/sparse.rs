@@ -164,3 +164,91 @@ fn holes_replace_what_stood_there_and_nothing_of_it_shows_through() {
         oracle::assert_none(&lost_holes(&src, &dst), &copied.outcome.told());
     }
 }
+
+/// Zeros that were written, in runs with and without edges of blocks, between noise: no holes in the source.
+fn written_zeros(root: &Path) -> PathBuf {
+    let shapes: [(&str, &[(usize, usize)]); 5] = [
+        ("only-zeros", &[(0, 2 * MIB)]),
+        ("small-zeros", &[(0, 40 * KIB)]),
+        ("zeros-in-the-middle", &[(100_001, 0), (300_000, MIB), (2 * MIB, 0)]),
+        ("zeros-at-the-end", &[(5000, 0), (5000, MIB)]),
+        ("a-byte-in-zeros", &[(0, MIB), (MIB, 0), (MIB + 1, MIB)]),
+    ];
+    fs::create_dir_all(root).unwrap();
+    for (name, runs) in shapes {
+        // Noise up to a run's start, then its zeros.
+        let mut bytes = Vec::new();
+        for (start, len) in runs {
+            let more = start.saturating_sub(bytes.len()).max(usize::from(*len == 0));
+            bytes.extend(noise(more, 7).into_iter().map(|byte| byte | 1));
+            bytes.resize(bytes.len() + len, 0);
+        }
+        fs::write(root.join(name), bytes).unwrap();
+        File::open(root.join(name)).unwrap().sync_all().unwrap();
+    }
+    let every_other: Vec<_> =
+        noise(MIB, 3).chunks(8 * KIB).flat_map(|c| [&c[..4 * KIB], &[0; 4 * KIB]].concat()).collect();
+    fs::write(root.join("every-other-block"), every_other).unwrap();
+    File::open(root.join("every-other-block")).unwrap().sync_all().unwrap();
+    tree::age(root);
+    root.to_path_buf()
+}
+
+/// Bytes in the 4 KiB blocks that hold something else than zeros.
+fn needed(root: &Path) -> u64 {
+    let files = oracle::walk(root).into_iter().filter(|(_, node)| node.kind == Kind::File);
+    let blocks = files.map(|(path, _)| {
+        let bytes = fs::read(raw(root, &path)).unwrap();
+        bytes.chunks(4 * KIB).filter(|block| block.iter().any(|byte| *byte != 0)).count()
+    });
+    u64::try_from(blocks.sum::<usize>() * 4096).unwrap()
+}
+
+/// Bytes that the files below `root` occupy when they are on disk, and their lengths.
+fn occupied(root: &Path) -> (u64, u64) {
+    let files = oracle::walk(root).into_iter().filter(|(_, node)| node.kind == Kind::File);
+    let sizes = files.map(|(path, node)| {
+        File::open(raw(root, &path)).unwrap().sync_all().unwrap();
+        (allocated_bytes(&raw(root, &path)), node.size)
+    });
+    sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+}
+
+#[test]
+fn zeros_that_were_written_become_holes_only_when_asked_for() {
+    let dir = temp();
+    let src = written_zeros(&dir.path().join("src"));
+    let (allocated, len) = occupied(&src);
+    assert!(allocated >= len, "no holes in the source: {allocated} of {len} bytes");
+    let cases = [(&[] as &[&str], false), (&["--sparse=auto"], false), (&["--sparse=never"], false)];
+    // Without a value it is always; what follows is no value.
+    let holes = [(&["--sparse=always"] as &[&str], true), (&["--sparse"], true), (&["-S"], true)];
+    for (number, (options, holes)) in cases.into_iter().chain(holes).enumerate() {
+        for ranks in [1, 4] {
+            let job = Job::ranks(ranks).options(["-k", "64K", "-b", "16K"]).options(options);
+            let copied = copy_exactly(&job, &src, &dir.path().join(format!("{number}-{ranks}")));
+            let (allocated, _) = occupied(&copied.root);
+            let told = format!("{allocated} of {len} bytes: {}", copied.outcome.told());
+            // Some blocks more for the lists of blocks.
+            let most = needed(&src) + 16 * 4096;
+            assert!(if holes { allocated <= most } else { allocated >= len }, "{told}, {most} needed");
+        }
+    }
+}
+
+#[test]
+fn without_holes_every_block_of_the_copy_is_there() {
+    let dir = temp();
+    let src = holes(&dir.path().join("src"));
+    for (ranks, direct) in [(1, "auto"), (4, "always"), (2, "never")] {
+        let job = Job::ranks(ranks).options(["-k", "64K", "-b", "16K", "--sparse=never"]);
+        let job = job.options([format!("--direct={direct}")]);
+        let copied = copy_exactly(&job, &src, &dir.path().join(direct));
+        for (path, node) in oracle::walk(&copied.root).iter().filter(|(_, node)| node.kind == Kind::File) {
+            File::open(raw(&copied.root, path)).unwrap().sync_all().unwrap();
+            let allocated = allocated_bytes(&raw(&copied.root, path));
+            let (name, told) = (oracle::show(path), copied.outcome.told());
+            assert!(allocated >= node.size, "{name}: {allocated} of {} bytes, {told}", node.size);
+        }
+    }
+}

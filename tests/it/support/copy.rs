@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::launch::{Job, Outcome};
-use super::manifest::{self, Expect, Manifest};
+use super::manifest::{self, Expect, How, Manifest};
 use super::oracle::{self, Aspects};
 
 /// A copy that came to its end.
@@ -51,11 +51,22 @@ pub fn copy(job: &Job, sources: &[&Path], dst: &Path) -> Copied {
         digests: !job.has_option("--no-digest"),
         strangers: strangers || !is_dir,
     };
-    let manifest = file.exists().then(|| match manifest::check(&file, &expect) {
+    let unpreserved = unpreserved(job);
+    let how = How { dry_run: false, unpreserved: &unpreserved };
+    let manifest = file.exists().then(|| match manifest::check_as(&file, &expect, how) {
         Ok(manifest) => manifest,
         Err(found) => panic!("{}\nmanifest:\n  {}", outcome.told(), found.join("\n  ")),
     });
     Copied { outcome, root, manifest }
+}
+
+/// What `--preserve` and `--no-preserve` leave out, of what a manifest tells.
+fn unpreserved(job: &Job) -> Vec<&'static str> {
+    let words = |option: &str| job.values_given(option).flat_map(|list| list.split(',')).collect::<Vec<_>>();
+    let (wanted, unwanted) = (words("--preserve"), words("--no-preserve"));
+    let all = wanted.is_empty() || job.has_option("-p") || job.has_option("--preserve") || wanted.contains(&"all");
+    let holds = |word: &str| (all || wanted.contains(&word)) && !unwanted.contains(&word) && !unwanted.contains(&"all");
+    ["mode", "ownership", "timestamps"].into_iter().filter(|word| !holds(word)).collect()
 }
 
 /// Copies one tree to a new place and demands that everything is there.

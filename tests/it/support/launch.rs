@@ -68,6 +68,7 @@ pub struct Job {
     options: Vec<OsString>,
     rank_env: Vec<(String, OsString)>,
     user: Option<u32>,
+    stdin: Option<PathBuf>,
     limit: Duration,
 }
 
@@ -83,6 +84,7 @@ impl Job {
             options: Vec::new(),
             rank_env: Vec::new(),
             user: None,
+            stdin: None,
             limit,
         }
     }
@@ -121,6 +123,12 @@ impl Job {
         self
     }
 
+    /// Standard input is this file; otherwise there is none.
+    pub fn stdin(mut self, file: &Path) -> Job {
+        self.stdin = Some(file.to_path_buf());
+        self
+    }
+
     pub fn limit(mut self, seconds: u64) -> Job {
         self.limit = Duration::from_secs(seconds);
         self
@@ -144,6 +152,12 @@ impl Job {
 
     pub fn has_option(&self, option: &str) -> bool {
         self.options.iter().any(|o| o == option)
+    }
+
+    /// The values of all `--option=VALUE`, in their order.
+    pub fn values_given(&self, option: &str) -> impl Iterator<Item = &str> {
+        let options = self.options.iter().filter_map(|o| o.to_str());
+        options.filter_map(move |o| o.strip_prefix(option)?.strip_prefix('='))
     }
 
     /// The value behind `--option`.
@@ -191,7 +205,7 @@ impl Job {
             command.uid(user).gid(user).env("HOME", "/");
         }
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        command.stdin(Stdio::null());
+        command.stdin(self.stdin.as_ref().map_or_else(Stdio::null, |file| File::open(file).unwrap().into()));
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let words = format!("{command:?}");
         let child = command.process_group(0).spawn();
@@ -358,6 +372,18 @@ impl Outcome {
     /// What the program itself says on stderr: `pcopy: ...`.
     pub fn lines_of_pcopy(&self) -> Vec<&str> {
         self.stderr.lines().filter(|line| line.starts_with("pcopy: ")).collect()
+    }
+
+    /// A refusal before anything was written: exit code 2 and one message, which is returned.
+    #[track_caller]
+    pub fn assert_refused(&self) -> &str {
+        self.assert_code(2);
+        assert_eq!(self.stdout, "", "stdout of {}", self.told());
+        // Words that make no command line are refused by the parser, which has a prefix of its own.
+        let is_message = |line: &&str| line.starts_with("pcopy: ") || line.starts_with("error: ");
+        let messages: Vec<_> = self.stderr.lines().filter(is_message).collect();
+        assert_eq!(messages.len(), 1, "messages in {}", self.told());
+        messages[0]
     }
 
     #[track_caller]

@@ -24,6 +24,15 @@ pub struct Expect<'a> {
     pub strangers: bool,
 }
 
+/// What a manifest tells apart from an ordinary one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How<'a> {
+    /// It tells what would be copied: `Expect::root` is the source.
+    pub dry_run: bool,
+    /// Words of `--preserve` that did not hold: an entry may then tell what its source had.
+    pub unpreserved: &'a [&'a str],
+}
+
 /// A manifest that passed.
 #[derive(Debug)]
 pub struct Manifest {
@@ -61,13 +70,19 @@ fn schema() -> Validator {
 
 /// Reads and checks a manifest; every objection in words.
 pub fn check(file: &Path, expect: &Expect) -> Result<Manifest, Vec<String>> {
+    check_as(file, expect, How::default())
+}
+
+/// `check` of a manifest that tells what `how` says.
+pub fn check_as(file: &Path, expect: &Expect, how: How) -> Result<Manifest, Vec<String>> {
     let bytes = fs::read(file).map_err(|e| vec![format!("{}: {e}", file.display())])?;
     let mut found = Vec::new();
     let manifest = parse(&bytes, &mut found).ok_or_else(|| found.clone())?;
-    check_header(&manifest, expect, &mut found);
+    check_header(&manifest, expect, how, &mut found);
     check_totals(&manifest, &mut found);
-    check_tree(&manifest, expect, &mut found);
-    check_digests(&manifest, expect, &mut found);
+    check_tree(&manifest, expect, how, &mut found);
+    let digests = expect.digests && !how.dry_run;
+    check_digests(&manifest, &Expect { digests, ..*expect }, &mut found);
     if found.is_empty() { Ok(manifest) } else { Err(found) }
 }
 
@@ -147,8 +162,12 @@ fn bytes_of(entry: &Value, key: &str) -> Option<Vec<u8>> {
     std::str::from_utf8(&bytes).is_err().then_some(bytes)
 }
 
-fn check_header(manifest: &Manifest, expect: &Expect, found: &mut Vec<String>) {
+fn check_header(manifest: &Manifest, expect: &Expect, how: How, found: &mut Vec<String>) {
     let header = &manifest.header;
+    let dry_run = header.get("dry_run").unwrap_or(&Value::Bool(false));
+    if *dry_run != Value::Bool(how.dry_run) {
+        found.push(format!("header: dry_run is {dry_run}, not {}", how.dry_run));
+    }
     let ranks = u64::try_from(expect.ranks).unwrap();
     if header["ranks"].as_u64() != Some(ranks) {
         found.push(format!("header: ranks is {}, not {ranks}", header["ranks"]));
@@ -183,6 +202,10 @@ fn check_totals(manifest: &Manifest, found: &mut Vec<String>) {
     range("hardlinks", linked, linked);
     let unkept = count(&|entry| entry.get("unkept").is_some());
     range("unkept", unkept, unkept);
+    let kept = count(&is_kept);
+    if manifest.trailer.get("kept").is_some() {
+        range("kept", kept, kept);
+    }
     let types: [(&str, &[&str]); 4] = [
         ("files", &["file"]),
         ("dirs", &["dir"]),
@@ -190,30 +213,39 @@ fn check_totals(manifest: &Manifest, found: &mut Vec<String>) {
         ("others", &["fifo", "socket", "chardev", "blockdev"]),
     ];
     for (name, kinds) in types {
-        // Whether a failed entry counts as a file is left open.
+        // Whether an entry that failed, was left or could not be made counts as a file is left open.
         let is = |entry: &Value| entry["type"].as_str().is_some_and(|t| kinds.contains(&t));
-        let done = count(&|entry| is(entry) && !failed(entry));
+        let done = count(&|entry| is(entry) && !failed(entry) && !is_kept(entry) && !is_unkept(entry, "special"));
         range(name, done, count(&|entry| is(entry)));
     }
     let bytes = |keep: &dyn Fn(&Value) -> bool| -> u64 {
         let files = manifest.entries.values().filter(|e| e["type"] == "file" && keep(e));
         files.filter_map(|entry| entry["size"].as_u64()).sum()
     };
-    let once = |entry: &Value| !failed(entry) && bytes_of(entry, "hardlink").is_none();
+    let once = |entry: &Value| !failed(entry) && !is_kept(entry) && bytes_of(entry, "hardlink").is_none();
     range("bytes", bytes(&once), bytes(&|_| true));
 }
 
-fn check_tree(manifest: &Manifest, expect: &Expect, found: &mut Vec<String>) {
+fn check_tree(manifest: &Manifest, expect: &Expect, how: How, found: &mut Vec<String>) {
     let tree = oracle::walk(expect.root);
     for (path, entry) in &manifest.entries {
         if entry.get("error").is_some() {
+            continue;
+        }
+        if how.dry_run && is_kept(entry) {
+            continue;
+        }
+        if is_unkept(entry, "special") && !how.dry_run {
+            if tree.contains_key(path) {
+                found.push(format!("{}: could not be made, but is in the copy", show(path)));
+            }
             continue;
         }
         let Some(node) = tree.get(path) else {
             found.push(format!("{}: in the manifest, not in the copy", show(path)));
             continue;
         };
-        let wrong = entry_differences(entry, node, &tree);
+        let wrong = entry_differences(entry, node, &tree, how.unpreserved);
         found.extend(wrong.into_iter().map(|w| format!("{}: {w}", show(path))));
     }
     if !expect.strangers {
@@ -224,7 +256,7 @@ fn check_tree(manifest: &Manifest, expect: &Expect, found: &mut Vec<String>) {
     }
 }
 
-fn entry_differences(entry: &Value, node: &Node, tree: &Tree) -> Vec<String> {
+fn entry_differences(entry: &Value, node: &Node, tree: &Tree, unpreserved: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let mut same = |key: &str, real: Option<String>| {
         let told = entry.get(key).map(|v| v.as_str().map_or(v.to_string(), str::to_owned));
@@ -242,16 +274,19 @@ fn entry_differences(entry: &Value, node: &Node, tree: &Tree) -> Vec<String> {
         Kind::BlockDevice => "blockdev",
     };
     same("type", Some(type_name.to_owned()));
-    // An entry tells what its source had; where the copy could not hold that, it tells so.
-    let unkept = |what: &str| is_unkept(entry, what);
-    if !unkept("mode") && !unkept("ownership") {
+    // An entry tells what its source had; where the copy could not hold that, it tells so. One that was left as
+    // it was tells what is there.
+    let told = |what: &str| is_kept(entry) || !is_unkept(entry, what) && !unpreserved.contains(&what);
+    if told("mode") {
         same("mode", Some(format!("{:04o}", node.mode)));
     }
-    if !unkept("ownership") {
+    if told("ownership") {
         same("uid", Some(node.uid.to_string()));
         same("gid", Some(node.gid.to_string()));
     }
-    same("mtime", Some(node.mtime_ns.to_string()));
+    if told("timestamps") {
+        same("mtime", Some(node.mtime_ns.to_string()));
+    }
     if node.kind == Kind::File {
         same("size", Some(node.size.to_string()));
     }
@@ -277,14 +312,17 @@ pub fn is_unkept(entry: &Value, what: &str) -> bool {
     entry["unkept"].as_array().is_some_and(|list| list.iter().any(|v| v == what))
 }
 
+/// Whether the entry was at the destination, and left there.
+pub fn is_kept(entry: &Value) -> bool {
+    entry.get("kept").is_some()
+}
+
 fn check_digests(manifest: &Manifest, expect: &Expect, found: &mut Vec<String>) {
     let files = manifest.entries.iter().filter(|(_, e)| e["type"] == "file");
-    let done: Vec<_> = files.filter(|(_, e)| e.get("error").is_none()).collect();
-    if !expect.digests {
-        let told = done.iter().filter(|(_, e)| e.get("blake3").is_some());
-        found.extend(told.map(|(path, _)| format!("{}: a digest, unasked", show(path))));
-        return;
-    }
+    let files = files.filter(|(_, e)| e.get("error").is_none());
+    let (done, undigested): (Vec<_>, Vec<_>) = files.partition(|(_, e)| expect.digests && !is_kept(e));
+    let told = undigested.iter().filter(|(_, e)| e.get("blake3").is_some());
+    found.extend(told.map(|(path, _)| format!("{}: a digest, unasked", show(path))));
     let paths: Vec<_> = done.iter().map(|(path, _)| path.as_slice()).collect();
     let digests = match b3sum(expect.root, &paths) {
         Ok(digests) => digests,

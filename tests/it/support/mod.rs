@@ -2,14 +2,21 @@
 //! Nothing here shares code with the product.
 
 pub mod copy;
+pub mod extents;
 pub mod fuse;
+pub mod hard_tree;
 pub mod hosts;
 pub mod launch;
+pub mod listing;
+pub mod losses;
 pub mod manifest;
 pub mod mounts;
 pub mod oracle;
+pub mod parallel;
 pub mod preload;
+pub mod rsync;
 pub mod skip;
 pub mod slurm;
 pub mod sys;
+pub mod told;
 pub mod tree;

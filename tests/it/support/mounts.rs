@@ -16,6 +16,8 @@ use super::tree::temp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
     Ext4,
+    /// With inodes that have no room for more than whole seconds until 2038.
+    Ext4OfSeconds,
     Xfs,
     Btrfs,
     Tmpfs,
@@ -30,6 +32,7 @@ impl FileSystem {
     fn mkfs(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             FileSystem::Ext4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0"])),
+            FileSystem::Ext4OfSeconds => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128"])),
             FileSystem::Xfs => Some(("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])),
             FileSystem::Btrfs => Some(("mkfs.btrfs", &["-q", "-f"])),
             FileSystem::Tmpfs | FileSystem::Ramfs => None,
@@ -84,7 +87,8 @@ impl Mount {
             }
             None => {
                 let name = if kind == FileSystem::Tmpfs { "tmpfs" } else { "ramfs" };
-                let size = format!("size={size_mib}m,mode=0755");
+                // As many inodes as anybody wants: the default is by the machine's memory.
+                let size = format!("size={size_mib}m,mode=0755,nr_inodes=0");
                 let mounted = mount(Some(name), &path, Some(name), MsFlags::empty(), Some(&*size));
                 mounted.map_err(|e| Missing::new(format!("mounting {name}: {e}")))?;
             }

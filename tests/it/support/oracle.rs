@@ -1,7 +1,9 @@
 //! The independent judge of a copy: its own walker, its own reads, every difference in words.
 //!
 //! Every directory is reached through the descriptor of the one above it, so that paths longer
-//! than PATH_MAX are walked too.
+//! than PATH_MAX are walked too. Each entry's times are taken before anything of it is read, and
+//! reading leaves them alone where O_NOATIME may be used; only links remember who read them
+//! (`snapshot` puts that back).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +13,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::syncfs;
+
 use super::sys;
+use super::tree::raw;
 
 /// What the program keeps its own records in, at the copy's top: no part of the tree.
 pub const STATE: &[u8] = b".pcopy";
@@ -28,7 +36,7 @@ pub enum Kind {
 }
 
 /// One entry as the file system shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Node {
     pub kind: Kind,
     pub mode: u32,
@@ -37,12 +45,22 @@ pub struct Node {
     /// Bytes of a regular file, else 0.
     pub size: u64,
     pub mtime_ns: i128,
+    pub atime_ns: i128,
+    /// Bytes on disk of a regular file, else 0.
+    pub allocated: u64,
     pub rdev: u64,
     pub target: Vec<u8>,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The first path (bytewise) that leads to the same inode.
     pub first_name: Vec<u8>,
     inode: (u64, u64),
+}
+
+/// The same entry, as it was, whoever has read it since.
+impl PartialEq for Node {
+    fn eq(&self, other: &Node) -> bool {
+        self.inode == other.inode && node_differences(self, other, Aspects::ALL).is_empty()
+    }
 }
 
 /// Entries by their path relative to the root; the root itself is the empty path.
@@ -55,21 +73,44 @@ pub struct Aspects {
     pub mode: bool,
     pub owner: bool,
     pub mtime: bool,
+    /// Only where nothing has read the old tree since its walk, nor the new one since the copy.
+    pub atime: bool,
+    /// No file occupies `BLOCKS_SLACK` more than its source: its holes are there.
+    pub blocks: bool,
     pub xattrs: bool,
     pub hard_links: bool,
     pub device_numbers: bool,
 }
 
+/// What a file may occupy beyond its source: file systems round in different ways.
+pub const BLOCKS_SLACK: u64 = 64 << 10;
+
 impl Aspects {
+    /// What holds whoever has read the trees, and whatever the file systems make of holes.
     pub const ALL: Aspects = Aspects {
         content: true,
         mode: true,
         owner: true,
         mtime: true,
+        atime: false,
+        blocks: false,
         xattrs: true,
         hard_links: true,
         device_numbers: true,
     };
+    /// Type, size and target alone.
+    pub const NONE: Aspects = Aspects {
+        content: false,
+        mode: false,
+        owner: false,
+        mtime: false,
+        atime: false,
+        blocks: false,
+        xattrs: false,
+        hard_links: false,
+        device_numbers: false,
+    };
+    pub const EVERYTHING: Aspects = Aspects { atime: true, blocks: true, ..Aspects::ALL };
 }
 
 /// All entries at and below `root`, without `.pcopy` at its top.
@@ -78,7 +119,7 @@ impl Aspects {
 /// Where something can't be read: a tree that can't be walked can't be judged.
 pub fn walk(root: &Path) -> Tree {
     let mut tree = Tree::new();
-    visit(root, Vec::new(), &mut tree);
+    visit(root, Vec::new(), &mut tree, &mut BTreeMap::new());
     let mut first_names = BTreeMap::new();
     for (path, node) in &mut tree {
         let first = first_names.entry(node.inode).or_insert_with(|| path.clone());
@@ -87,8 +128,34 @@ pub fn walk(root: &Path) -> Tree {
     tree
 }
 
-fn visit(at: &Path, path: Vec<u8>, tree: &mut Tree) {
-    let node = look(at);
+/// `walk`, after which the tree is as before: to be compared in all aspects with a copy that is yet to be made.
+pub fn snapshot(root: &Path) -> Tree {
+    let tree = walk_settled(root);
+    rewind(root, &tree);
+    tree
+}
+
+/// Puts back the times of last access that `tree` knows.
+pub fn rewind(root: &Path, tree: &Tree) {
+    for (path, node) in tree.iter().rev() {
+        let second = 1_000_000_000;
+        let part = |ns: i128| i64::try_from(ns).expect("seconds, or nanoseconds of one");
+        let atime = TimeSpec::new(part(node.atime_ns.div_euclid(second)), part(node.atime_ns.rem_euclid(second)));
+        let (mtime, itself) = (TimeSpec::UTIME_OMIT, UtimensatFlags::NoFollowSymlink);
+        at_below(root, path, |at| utimensat(AT_FDCWD, at, &atime, &mtime, itself).unwrap());
+    }
+}
+
+/// `walk` when all is on disk: blocks are counted only there.
+pub fn walk_settled(root: &Path) -> Tree {
+    syncfs(open(root, 0)).unwrap();
+    walk(root)
+}
+
+/// `atimes`: of inodes as they were before anything was read by any of their names.
+fn visit(at: &Path, path: Vec<u8>, tree: &mut Tree, atimes: &mut BTreeMap<(u64, u64), i128>) {
+    let mut node = look(at);
+    node.atime_ns = *atimes.entry(node.inode).or_insert(node.atime_ns);
     let is_dir = node.kind == Kind::Dir;
     let at_top = path.is_empty();
     tree.insert(path.clone(), node);
@@ -97,12 +164,13 @@ fn visit(at: &Path, path: Vec<u8>, tree: &mut Tree) {
     }
     let dir = open(at, libc::O_DIRECTORY | libc::O_NOFOLLOW);
     let base = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    for entry in fs::read_dir(&base).unwrap() {
-        let name = entry.unwrap().file_name();
+    // All names before what is below them: a directory that is being listed holds one descriptor more.
+    let names: Vec<_> = fs::read_dir(&base).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    for name in names {
         if at_top && name.as_bytes() == STATE {
             continue;
         }
-        visit(&base.join(&name), join(&path, name.as_bytes()), tree);
+        visit(&base.join(&name), join(&path, name.as_bytes()), tree, atimes);
     }
 }
 
@@ -140,6 +208,8 @@ fn look(at: &Path) -> Node {
         gid: meta.gid(),
         size: if kind == Kind::File { meta.size() } else { 0 },
         mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+        atime_ns: i128::from(meta.atime()) * 1_000_000_000 + i128::from(meta.atime_nsec()),
+        allocated: if kind == Kind::File { meta.blocks() * 512 } else { 0 },
         rdev: meta.rdev(),
         target,
         xattrs: xattrs.collect(),
@@ -148,37 +218,50 @@ fn look(at: &Path) -> Node {
     }
 }
 
+/// Opens without leaving a time of last access; O_NOATIME is for the owner and root.
 fn open(at: &Path, flags: i32) -> File {
-    let flags = flags | libc::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(at);
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags | libc::O_CLOEXEC).open(at);
+    let file = match open(flags | libc::O_NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
+        opened => opened,
+    };
     file.unwrap_or_else(|e| panic!("open {at:?}: {e}"))
+}
+
+/// Hands on a short path to `path` below `root`, however long that is.
+pub fn at_below<T>(root: &Path, path: &[u8], hand_on: impl FnOnce(&Path) -> T) -> T {
+    if path.is_empty() {
+        return hand_on(root);
+    }
+    let mut names: Vec<_> = path.split(|b| *b == b'/').collect();
+    let last = names.pop().expect("a split yields at least one name");
+    let in_dir = |dir: &File, name| raw(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), name);
+    let mut dir = open(root, libc::O_PATH | libc::O_DIRECTORY);
+    for name in names {
+        dir = open(&in_dir(&dir, name), libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW);
+    }
+    hand_on(&in_dir(&dir, last))
 }
 
 /// Opens the regular file `path` below `root`, whatever the path's length.
 pub fn open_below(root: &Path, path: &[u8]) -> File {
-    if path.is_empty() {
-        return open(root, libc::O_NOFOLLOW);
-    }
-    let mut dir = open(root, libc::O_DIRECTORY);
-    let mut names = path.split(|b| *b == b'/').peekable();
-    while let Some(name) = names.next() {
-        let at = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        let at = super::tree::raw(Path::new(&at), name);
-        if names.peek().is_none() {
-            return open(&at, libc::O_NOFOLLOW);
-        }
-        dir = open(&at, libc::O_DIRECTORY | libc::O_NOFOLLOW);
-    }
-    unreachable!("a split yields at least one name")
+    at_below(root, path, |at| open(at, libc::O_NOFOLLOW))
 }
 
 /// Every difference between two trees, in words, `old` being what was to be copied.
 pub fn differences(old: &Path, new: &Path, aspects: Aspects) -> Vec<String> {
-    let (before, after) = (walk(old), walk(new));
-    let mut found = compare(&before, &after, aspects);
+    let walk = if aspects.blocks { walk_settled } else { walk };
+    differences_since(&walk(old), old, new, aspects)
+}
+
+/// Every difference between `old`, as a walk before the copy saw it, and `new`.
+pub fn differences_since(before: &Tree, old: &Path, new: &Path, aspects: Aspects) -> Vec<String> {
+    let walk = if aspects.blocks { walk_settled } else { walk };
+    let after = walk(new);
+    let mut found = compare(before, &after, aspects);
     if aspects.content {
         let mut buffers = Buffers::default();
-        for (path, node) in &before {
+        for (path, node) in before {
             let both_files = node.kind == Kind::File && after.get(path).is_some_and(|other| other.kind == Kind::File);
             if both_files && let Some(words) = content_difference(old, new, path, &mut buffers) {
                 found.push(format!("{}: {words}", show(path)));
@@ -205,7 +288,8 @@ pub fn compare(before: &Tree, after: &Tree, aspects: Aspects) -> Vec<String> {
     found
 }
 
-fn node_differences(old: &Node, new: &Node, aspects: Aspects) -> Vec<String> {
+/// The differences between two entries in what stat and attributes tell.
+pub fn node_differences(old: &Node, new: &Node, aspects: Aspects) -> Vec<String> {
     let mut found = Vec::new();
     let mut note = |wanted: bool, what: &str, old: String, new: String| {
         if wanted && old != new {
@@ -224,6 +308,9 @@ fn node_differences(old: &Node, new: &Node, aspects: Aspects) -> Vec<String> {
     note(aspects.mode, "mode", format!("{:04o}", old.mode), format!("{:04o}", new.mode));
     note(aspects.owner, "owner", owner(old), owner(new));
     note(aspects.mtime, "mtime", old.mtime_ns.to_string(), new.mtime_ns.to_string());
+    note(aspects.atime, "atime", old.atime_ns.to_string(), new.atime_ns.to_string());
+    let lost_holes = aspects.blocks && new.allocated > old.allocated + BLOCKS_SLACK;
+    note(lost_holes, "bytes on disk", old.allocated.to_string(), new.allocated.to_string());
     let shared = old.kind != Kind::Dir && aspects.hard_links;
     note(shared, "first hard link", show(&old.first_name), show(&new.first_name));
     let numbered = device && aspects.device_numbers;

@@ -51,6 +51,43 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// One extended attribute of what `path` leads to, for paths below /proc/self/fd; nothing where it has none.
+pub fn get_xattr_through(path: &Path, name: &OsStr) -> io::Result<Vec<u8>> {
+    let (path, name) = (c_string(path.as_os_str().as_bytes()), c_string(name.as_bytes()));
+    let mut value = vec![0_u8; 64 << 10];
+    // SAFETY: both strings end in NUL, and the buffer is writable for the length that is passed.
+    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(len).map_err(|_| io::Error::last_os_error())?);
+    Ok(value)
+}
+
+/// The names of the extended attributes of what `path` leads to, each ended by NUL.
+pub fn list_xattrs_through(path: &Path) -> io::Result<Vec<u8>> {
+    let path = c_string(path.as_os_str().as_bytes());
+    let mut names = vec![0_u8; 64 << 10];
+    // SAFETY: `path` ends in NUL, and the buffer is writable for the length that is passed.
+    let len = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(usize::try_from(len).map_err(|_| io::Error::last_os_error())?);
+    Ok(names)
+}
+
+/// Sets one extended attribute of what `path` leads to.
+pub fn set_xattr_through(path: &Path, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
+    let (path, name) = (c_string(path.as_os_str().as_bytes()), c_string(name.as_bytes()));
+    let (at, len) = (value.as_ptr().cast(), value.len());
+    // SAFETY: both strings end in NUL, and `value` is readable for its own length.
+    let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), at, len, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Removes one extended attribute of what `path` leads to.
+pub fn remove_xattr_through(path: &Path, name: &OsStr) -> io::Result<()> {
+    let (path, name) = (c_string(path.as_os_str().as_bytes()), c_string(name.as_bytes()));
+    // SAFETY: both strings end in NUL.
+    let done = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sets atime and mtime of what an O_PATH descriptor names, a symbolic link too.
 pub fn set_times(fd: BorrowedFd<'_>, times: [libc::timespec; 2]) -> io::Result<()> {
     let empty = OsStr::new("");

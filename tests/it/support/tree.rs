@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
@@ -41,6 +41,19 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 pub fn write(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
+}
+
+/// A file of `len` bytes that is a hole but for noise at these offsets, of these lengths. The noise has no zeros:
+/// a block that was left out would be no difference.
+pub fn sparse_file(path: &Path, len: u64, data: &[(u64, usize)]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = File::create(path).unwrap();
+    file.set_len(len).unwrap();
+    for (offset, data_len) in data {
+        let bytes: Vec<_> = noise(*data_len, *offset).into_iter().map(|byte| byte | 1).collect();
+        file.write_all_at(&bytes, *offset).unwrap();
+    }
+    file.sync_all().unwrap();
 }
 
 /// Writes `len` bytes of noise.

@@ -5,14 +5,13 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -20,6 +19,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::linkat;
 
 use super::passthrough::{Change, Passthrough};
+use crate::support::sys;
 
 /// Attributes and names are kept for a second, as dfuse has it.
 const TTL: Duration = Duration::from_secs(1);
@@ -34,6 +34,17 @@ fn entry(reply: ReplyEntry, result: io::Result<FileAttr>) {
 fn empty(reply: ReplyEmpty, result: io::Result<()>) {
     match result {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(Errno::from(error)),
+    }
+}
+
+/// Bytes, or how many they would be where `room` is 0.
+fn sized(reply: ReplyXattr, room: u32, result: io::Result<Vec<u8>>) {
+    let result = result.map(|bytes| (u32::try_from(bytes.len()).expect("64 KiB at most"), bytes));
+    match result {
+        Ok((len, _)) if room == 0 => reply.size(len),
+        Ok((len, _)) if len > room => reply.error(Errno::ERANGE),
+        Ok((_, bytes)) => reply.data(&bytes),
         Err(error) => reply.error(Errno::from(error)),
     }
 }
@@ -243,19 +254,19 @@ impl Filesystem for Passthrough {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.inodes.list(ino) {
-            Ok(entries) => {
+        match self.inodes.get(ino) {
+            Ok(_) => {
                 let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-                self.listings.lock().unwrap().insert(number, Arc::new(entries));
                 reply.opened(FileHandle(number), FopenFlags::empty());
             }
             Err(error) => reply.error(Errno::from(error)),
         }
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let Some(entries) = self.listings.lock().unwrap().get(&fh.0).cloned() else {
-            return reply.error(Errno::EBADF);
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = match self.listing(ino, fh) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(Errno::from(error)),
         };
         let skipped = usize::try_from(offset).unwrap();
         for (next, (ino, kind, name)) in (offset + 1..).zip(entries.iter().skip(skipped)) {
@@ -269,6 +280,42 @@ impl Filesystem for Passthrough {
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.listings.lock().unwrap().remove(&fh.0);
         reply.ok();
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let path = self.attributed(ino, Some(name));
+        empty(reply, path.and_then(|path| sys::set_xattr_through(&path, name, value, flags)));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let path = self.attributed(ino, Some(name));
+        sized(reply, size, path.and_then(|path| sys::get_xattr_through(&path, name)));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let path = self.attributed(ino, None);
+        sized(reply, size, path.and_then(|path| sys::list_xattrs_through(&path)));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let path = self.attributed(ino, Some(name));
+        empty(reply, path.and_then(|path| sys::remove_xattr_through(&path, name)));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        match self.seek(fh, offset, whence) {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(Errno::from(error)),
+        }
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -132,9 +132,7 @@ fn seconds(time: SystemTime) -> (i64, i64) {
     let whole = |d: Duration| i64::try_from(d.as_secs()).expect("a time that the kernel sent");
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (whole(since), i64::from(since.subsec_nanos())),
-        Err(before) => match before.duration() {
-            d if d.subsec_nanos() == 0 => (-whole(d), 0),
-            d => (-whole(d) - 1, 1_000_000_000 - i64::from(d.subsec_nanos())),
-        },
+        // fuser 0.18 takes the seconds alone for negative (`system_time_from_time`), and this takes that back.
+        Err(before) => (-whole(before.duration()), i64::from(before.duration().subsec_nanos())),
     }
 }

@@ -31,6 +31,12 @@ pub struct Faults {
     pub refuse_link: bool,
     pub refuse_mknod: bool,
     pub refuse_chown: bool,
+    /// Extended attributes are kept, but ACLs are refused; without it none is kept (EOPNOTSUPP).
+    pub xattrs_without_acls: bool,
+    /// All extended attributes are kept, ACLs too, and holes are seen: as on a disk.
+    pub attributes_and_holes: bool,
+    /// Times that are set become multiples of so many seconds, as on FAT.
+    pub clock_step_s: Option<i64>,
     /// EINVAL at every open with O_DIRECT.
     pub no_odirect: bool,
     pub eio_read_at: Option<BadByte>,

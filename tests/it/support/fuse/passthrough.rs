@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fuser::{FileAttr, FileHandle, FileType, FopenFlags, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
 use nix::fcntl::AtFlags;
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, Whence, fchownat, lseek};
 
 use super::inodes::{Inodes, timespec};
 use super::{BadByte, Faults};
@@ -142,6 +142,29 @@ impl Passthrough {
         Ok(u32::try_from(data.len()).unwrap())
     }
 
+    /// A directory's entries, as they were when they were first asked for: opening it alone does not read it.
+    pub fn listing(&self, ino: INodeNo, fh: FileHandle) -> io::Result<Listing> {
+        if let Some(entries) = self.listings.lock().unwrap().get(&fh.0) {
+            return Ok(entries.clone());
+        }
+        let entries = Arc::new(self.inodes.list(ino)?);
+        self.listings.lock().unwrap().insert(fh.0, entries.clone());
+        Ok(entries)
+    }
+
+    /// Where data or a hole begins at or behind `offset`.
+    pub fn seek(&self, fh: FileHandle, offset: i64, whence: i32) -> io::Result<i64> {
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(not_supported(libc::EINVAL)),
+        };
+        if !self.faults.attributes_and_holes {
+            return Err(not_supported(libc::ENOSYS));
+        }
+        Ok(lseek(&self.file(fh)?.file, offset, whence)?)
+    }
+
     pub fn change(&self, ino: INodeNo, change: &Change) -> io::Result<FileAttr> {
         let inode = self.inodes.get(ino)?;
         if let Some(mode) = change.mode {
@@ -158,10 +181,32 @@ impl Passthrough {
             OpenOptions::new().write(true).open(inode.path())?.set_len(size)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
-            let times = [timespec(change.atime), timespec(change.mtime)];
+            let times = [change.atime, change.mtime].map(|time| self.rounded(timespec(time)));
             sys::set_times(inode.file.as_fd(), times)?;
         }
         self.inodes.attributes(ino)
+    }
+}
+
+impl Passthrough {
+    /// What a clock of few ticks makes of a time.
+    fn rounded(&self, time: libc::timespec) -> libc::timespec {
+        match self.faults.clock_step_s {
+            Some(step) if time.tv_nsec < 1_000_000_000 => {
+                libc::timespec { tv_sec: time.tv_sec.div_euclid(step) * step, tv_nsec: 0 }
+            }
+            _ => time,
+        }
+    }
+
+    /// The path of an inode of which the attribute `name` may be set.
+    pub fn attributed(&self, ino: INodeNo, name: Option<&OsStr>) -> io::Result<PathBuf> {
+        let is_acl = name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"system.posix_acl_"));
+        let holds = self.faults.attributes_and_holes || self.faults.xattrs_without_acls && !is_acl;
+        if !holds {
+            return Err(not_supported(libc::EOPNOTSUPP));
+        }
+        Ok(self.inodes.get(ino)?.path())
     }
 }
 
