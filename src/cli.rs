@@ -58,7 +58,7 @@ Examples:
 /// holes are preserved; what the destination cannot hold is counted, and marked in the manifest. What was copied stands in .pcopy/manifest.jsonl in the copy's root, one line an entry.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "pcopy", version, override_usage = "pcopy [OPTIONS] SRC... DST")]
-#[command(after_help = AFTER_HELP, max_term_width = 100)]
+#[command(after_help = AFTER_HELP, max_term_width = 100, args_override_self = true)]
 pub struct Cli {
     /// SRC..., what to copy: files and directories; and last DST, where to
     #[arg(value_name = "PATH", required_unless_present = "generate", conflicts_with = "generate")]
