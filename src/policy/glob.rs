@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for bad in ["[", "[a", "a[!", "[]", "a\\", "[[:nonsense:]]", "[z-a]"] {
+        for bad in ["[", "[a", "a[!", "[]", "a\\", "[[:nonsense:]]"] {
             assert!(Glob::name(bad.as_bytes()).is_err(), "{bad}");
         }
     }
