@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::resolve::{Refusal, refuse};
+use super::refusal::{Refusal, refuse};
 use crate::cli::{Config, FilterArg, Follow};
 use crate::policy::{Filter, OwnerMap, Policy, Rule, RunAs, Selection, Xattrs, skipped_by_xattr_conf};
 use crate::scan::Choice;
@@ -14,7 +14,7 @@ use crate::sys::{gid_of, uid_of};
 /// The policy with every name looked up.
 pub(super) fn policy(config: &Config) -> Result<Policy, Refusal> {
     let owners = &config.owners;
-    let of_option = |option: &str, err: String| Refusal::new(format!("{option}: {err}"));
+    let of_option = |option: &str, err: String| Refusal(format!("{option}: {err}"));
     let id = |option, name: &Option<String>, look_up: fn(&str) -> Result<u32, String>| {
         name.as_deref().map(look_up).transpose().map_err(|err| of_option(option, err))
     };

@@ -5,6 +5,7 @@ mod collect;
 pub mod copy;
 mod lead;
 mod prepare;
+mod refusal;
 mod resolve;
 mod summary;
 

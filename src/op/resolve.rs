@@ -13,24 +13,14 @@ use std::path::{Component, Path, PathBuf};
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::choices;
+use super::refusal::{Refusal, refuse, shown};
 use crate::cli::Config;
 use crate::policy::Policy;
 use crate::proto::Source;
 use crate::scan::Choice;
 use crate::state;
 use crate::sys::{Meta, Mounts, Place};
-use crate::types::{Kind, RelPath, escaped};
-
-/// One line that says which path, which operation, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(String);
-
-impl Refusal {
-    pub(super) fn new(line: String) -> Self {
-        Self(line)
-    }
-}
+use crate::types::{Kind, RelPath};
 
 /// What the job will do.
 #[derive(Debug)]
@@ -60,14 +50,6 @@ impl Plan {
     pub fn manifest_path(&self) -> PathBuf {
         self.manifest.clone().unwrap_or_else(|| self.state_dir().join(state::os_name(state::MANIFEST_NAME)))
     }
-}
-
-pub(super) fn refuse<T>(path: &Path, what: impl std::fmt::Display) -> Result<T, Refusal> {
-    Err(Refusal(format!("{}: {what}", shown(path))))
-}
-
-fn shown(path: &Path) -> String {
-    escaped(path.as_os_str().as_bytes())
 }
 
 /// A source as the user named it.

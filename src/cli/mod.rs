@@ -1,16 +1,18 @@
 //! The command line: what can be said, its help, and its man page, from one source.
 
+mod config;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::plan::{MAX_RANGE_LEN, round_range_len};
-use crate::policy::{Aspect, Existing, Policy, Preserve, Rule, Xattrs};
-use crate::proto::{Direct, Sparse, Tuning};
-use crate::sys::Buffer;
-use crate::types::{human_bytes, parse_size};
+pub use config::{Config, FilterArg, Follow, Output, OwnerArgs};
+
+use crate::policy::{Aspect, Rule};
+use crate::proto::{Direct, Sparse};
+use crate::types::parse_size;
 
 /// Bytes. Chosen by measurement, see ARCHITECTURE.md.
 const DEFAULT_RANGE_LEN: &str = "16MiB";
@@ -235,65 +237,6 @@ enum XattrWord {
     Libattr,
 }
 
-/// One filter of the command line.
-#[derive(Clone, Debug)]
-pub enum FilterArg {
-    Rule(Rule),
-    /// A file of rules.
-    From(PathBuf),
-}
-
-/// Which symbolic links in the sources are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Follow {
-    Never,
-    CommandLine,
-    Always,
-}
-
-/// Who is to own the copy, as the user wrote it.
-#[derive(Clone, Debug, Default)]
-pub struct OwnerArgs {
-    pub chown: Option<String>,
-    pub usermap: Option<String>,
-    pub groupmap: Option<String>,
-    pub uid: Option<String>,
-    pub gid: Option<String>,
-}
-
-/// What the job is to do: the command line, checked as far as it can be without looking at a disk.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// At least one.
-    pub sources: Vec<PathBuf>,
-    pub destination: PathBuf,
-    pub tuning: Tuning,
-    /// Without what has to be looked up: names of users, files of patterns.
-    pub policy: Policy,
-    pub owners: OwnerArgs,
-    pub follow: Follow,
-    pub filters: Vec<FilterArg>,
-    pub one_file_system: bool,
-    pub files_from: Option<PathBuf>,
-    pub from0: bool,
-    pub strict: bool,
-    pub manifest: Option<PathBuf>,
-    /// Seconds; 0 for no progress.
-    pub progress_s: u64,
-    pub output: Output,
-    pub verbose: bool,
-    /// What was made of the user's words, to be said once.
-    pub notes: Vec<String>,
-}
-
-/// What is printed on standard output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    Text,
-    Json,
-    Nothing,
-}
-
 impl Cli {
     /// What the program was called with.
     ///
@@ -327,104 +270,6 @@ impl Cli {
         filters.sort_by_key(|(index, _)| *index);
         Ok(filters.into_iter().map(|(_, filter)| filter).collect())
     }
-
-    fn policy(&self) -> Policy {
-        let mut preserve = if self.preserve.is_empty() { Preserve::ALL } else { Preserve::NONE };
-        self.preserve.iter().for_each(|aspect| preserve.set(*aspect, true));
-        self.no_preserve.iter().for_each(|aspect| preserve.set(*aspect, false));
-        Policy {
-            preserve,
-            xattrs: match self.xattrs {
-                XattrWord::None => Xattrs::None,
-                XattrWord::All => Xattrs::All,
-                XattrWord::NonLustre => Xattrs::NonLustre,
-                XattrWord::Libattr => Xattrs::Libattr(Vec::new()),
-            },
-            existing: match (self.no_clobber, self.update) {
-                (true, _) => Existing::Keep,
-                (false, true) => Existing::Update,
-                (false, false) => Existing::Replace,
-            },
-            follow_links: self.dereference,
-            noatime: self.open_noatime,
-            dry_run: self.dry_run,
-            ..Policy::default()
-        }
-    }
-
-    /// The effective configuration.
-    ///
-    /// # Errors
-    /// A usage error, to be printed.
-    pub fn config(self) -> Result<Config, clap::Error> {
-        let error = usage_error;
-        let policy = self.policy();
-        let mut notes = Vec::new();
-        if self.range_size > MAX_RANGE_LEN {
-            return Err(error(format!("--chunksize: at most {}", human_bytes(MAX_RANGE_LEN))));
-        }
-        let range_len = round_range_len(self.range_size);
-        if range_len != self.range_size {
-            let (wanted, used) = (self.range_size, human_bytes(range_len));
-            notes.push(format!("the range size of {wanted} bytes is rounded up to {used}, a power of two"));
-        }
-        if self.block_size > MAX_BLOCK_LEN {
-            return Err(error(format!("--bufsize: at most {}", human_bytes(MAX_BLOCK_LEN))));
-        }
-        let block_len = self.block_size.next_multiple_of(Buffer::ALIGN as u64);
-        if block_len != self.block_size {
-            let (wanted, used) = (self.block_size, human_bytes(block_len));
-            notes.push(format!("the block size of {wanted} bytes is rounded up to {used}, a multiple of 4 KiB"));
-        }
-        let mut sources = self.paths;
-        let destination = sources.pop().ok_or_else(|| error("nothing to copy: pcopy SRC... DST".into()))?;
-        if sources.is_empty() {
-            let path = destination.display();
-            return Err(error(format!("{path}: no destination to copy it to: pcopy SRC... DST")));
-        }
-        if let Some(empty) = sources.iter().chain([&destination]).find(|path| path.as_os_str().is_empty()) {
-            return Err(error(format!("an empty path ({empty:?}); is a variable unset?")));
-        }
-        Ok(Config {
-            sources,
-            destination,
-            tuning: Tuning {
-                range_len,
-                block_len: usize::try_from(block_len).expect("at most 1 GiB"),
-                threads: self.threads.map(usize::from),
-                direct: self.direct,
-                digest: !self.no_digest,
-                sparse: self.sparse,
-            },
-            policy,
-            owners: OwnerArgs {
-                chown: self.chown,
-                usermap: self.usermap,
-                groupmap: self.groupmap,
-                uid: self.uid,
-                gid: self.gid,
-            },
-            follow: match (self.dereference, self.dereference_args) {
-                (true, _) => Follow::Always,
-                (false, true) => Follow::CommandLine,
-                (false, false) => Follow::Never,
-            },
-            filters: self.filters,
-            one_file_system: self.one_file_system,
-            files_from: self.files_from,
-            from0: self.from0,
-            strict: self.strict,
-            manifest: self.manifest,
-            progress_s: if self.quiet { 0 } else { self.progress },
-            output: match (self.json, self.quiet) {
-                (true, _) => Output::Json,
-                (false, true) => Output::Nothing,
-                (false, false) => Output::Text,
-            },
-            verbose: self.verbose,
-            notes,
-        })
-    }
 }
 
 fn usage_error(text: String) -> clap::Error {
@@ -442,92 +287,4 @@ pub fn man_page() -> std::io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(args: &[&str]) -> Result<Config, clap::Error> {
-        Cli::read_from([&["pcopy"], args].concat()).and_then(Cli::config)
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn dcp_flags_are_understood() {
-        let config =
-            config(&["-b", "8MB", "-k", "64MB", "-s", "-v", "--progress", "30", "a", "b", "c"]).expect("parses");
-        assert_eq!(config.sources, [PathBuf::from("a"), "b".into()]);
-        assert_eq!(config.destination, PathBuf::from("c"));
-        assert_eq!((config.tuning.block_len, config.tuning.range_len), (8 << 20, 64 << 20));
-        assert_eq!((config.tuning.direct, config.progress_s), (Direct::Always, 30));
-        assert!(config.notes.is_empty());
-    }
-
-    #[test]
-    fn what_is_preserved_is_named_in_cps_words() {
-        let names = |args: &[&str]| config(&[args, &["a", "b"]].concat()).expect("parses").policy.preserve.names();
-        let all = ["mode", "ownership", "timestamps", "xattr", "acl", "links"];
-        assert_eq!((names(&[]), names(&["-p"]), names(&["--preserve"])), (all.into(), all.into(), all.into()));
-        assert_eq!(names(&["--preserve=mode,links"]), ["mode", "links"]);
-        assert_eq!(names(&["--preserve=mode", "--preserve=acl"]), ["mode", "acl"]);
-        assert_eq!(names(&["--no-preserve=xattr,acl,links"]), all[..3]);
-        assert_eq!(names(&["--preserve", "--no-preserve=all"]), [""; 0]);
-    }
-
-    #[test]
-    fn of_the_options_for_links_the_last_one_counts() {
-        let follow = |args: &[&str]| config(&[args, &["a", "b"]].concat()).expect("parses").follow;
-        assert_eq!(
-            (follow(&[]), follow(&["-H"]), follow(&["-L"])),
-            (Follow::Never, Follow::CommandLine, Follow::Always)
-        );
-        assert_eq!(
-            (follow(&["-LP"]), follow(&["-PH"]), follow(&["-HL", "-L"])),
-            (Follow::Never, Follow::CommandLine, Follow::Always)
-        );
-    }
-
-    #[test]
-    fn filters_keep_their_order() {
-        let args = ["--exclude=a", "--include", "b", "--exclude-from", "c", "--exclude", "d", "x", "y"];
-        let filters = config(&args).expect("parses").filters;
-        let told: Vec<_> = filters.iter().map(|filter| matches!(filter, FilterArg::From(_))).collect();
-        assert_eq!(told, [false, false, true, false]);
-    }
-
-    #[test]
-    fn rounding_is_said() {
-        let config = config(&["--range-size", "5M", "--block-size", "5000", "a", "b"]).expect("parses");
-        assert_eq!((config.tuning.range_len, config.tuning.block_len), (8 << 20, 8192));
-        assert_eq!(config.notes.len(), 2);
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for args in [
-            &["a"][..],
-            &[],
-            &["-k", "4X", "a", "b"],
-            &["-k", "0", "a", "b"],
-            &["-b", "2T", "a", "b"],
-            &["--threads", "0", "a", "b"],
-            &["--direct=maybe", "a", "b"],
-            &["--sparse=maybe", "a", "b"],
-            &["--preserve=mode,nonsense", "a", "b"],
-            &["--no-preserve", "a", "b"],
-            &["--xattrs=some", "a", "b"],
-            &["--exclude=[", "a", "b"],
-            &["--no-clobber", "--update", "a", "b"],
-            &["--chown=a", "--usermap=b:c", "a", "b"],
-            &["--from0", "a", "b"],
-            &["-q", "-v", "a", "b"],
-            &["--nonsense", "a", "b"],
-            &["", "b"],
-            &["a", ""],
-        ] {
-            assert!(config(args).is_err(), "{args:?}");
-        }
-    }
-}
+mod tests;

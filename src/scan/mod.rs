@@ -5,13 +5,16 @@
 //! directories are a stack, so that the scan goes deep before it goes wide; when the stack is long, a
 //! thread lists a new directory at once instead of adding it.
 
+mod loops;
+
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use loops::{Ancestor, is_inside};
 
 use crate::policy::{Filter, Selection};
 use crate::proto::{DirBefore, Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
@@ -94,18 +97,6 @@ struct Below {
     selected: Option<Range<usize>>,
     /// A symbolic link leads to it.
     linked: bool,
-}
-
-/// A directory, as the source's file system knows it, and those that hold it.
-struct Ancestor {
-    meta: Meta,
-    parent: Option<Arc<Ancestor>>,
-}
-
-impl Ancestor {
-    fn has(this: Option<&Arc<Self>>, meta: &Meta) -> bool {
-        std::iter::successors(this, |ancestor| ancestor.parent.as_ref()).any(|ancestor| ancestor.meta.is_same(meta))
-    }
 }
 
 struct Shared {
@@ -466,21 +457,6 @@ impl Scanner {
         }
         Ok(there)
     }
-}
-
-/// Whether a directory is `other`, or somewhere in it.
-fn is_inside(dir: BorrowedFd<'_>, other: &Meta) -> Result<bool, Errno> {
-    let mut meta = Meta::of(dir)?;
-    let mut above = open_dir_at(dir, b"..", Reading::default())?;
-    for _ in 0..MAX_PATH_LEN {
-        let next = Meta::of(&above)?;
-        // the root is its own parent
-        if meta.is_same(other) || next.is_same(&meta) {
-            return Ok(meta.is_same(other));
-        }
-        (meta, above) = (next, open_dir_at(above.as_fd(), b"..", Reading::default())?);
-    }
-    Err(Errno::ELOOP)
 }
 
 /// A directory that is being listed.
