@@ -16,7 +16,7 @@ pub mod sys;
 
 pub mod state;
 
-pub mod records;
+pub mod journal;
 
 pub mod manifest;
 

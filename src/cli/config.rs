@@ -1,6 +1,7 @@
 //! What is made of the command line: checked as far as it can be without looking at a disk.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Cli, MAX_BLOCK_LEN, XattrWord, usage_error};
 use crate::plan::{MAX_RANGE_LEN, round_range_len};
@@ -51,6 +52,7 @@ pub struct Config {
     pub files_from: Option<PathBuf>,
     pub from0: bool,
     pub strict: bool,
+    pub checkpoint_interval: Duration,
     pub manifest: Option<PathBuf>,
     /// Seconds; 0 for no progress.
     pub progress_s: u64,
@@ -136,7 +138,9 @@ impl Cli {
                 direct: self.direct,
                 digest: !self.no_digest,
                 sparse: self.sparse,
+                durability: self.durability,
             },
+            checkpoint_interval: self.checkpoint_interval,
             policy,
             owners: OwnerArgs {
                 chown: self.chown,

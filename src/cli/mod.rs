@@ -5,14 +5,15 @@ mod config;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 pub use config::{Config, FilterArg, Follow, Output, OwnerArgs};
 
 use crate::policy::{Aspect, Rule};
-use crate::proto::{Direct, Sparse};
-use crate::types::parse_size;
+use crate::proto::{Direct, Durability, Sparse};
+use crate::types::{parse_duration, parse_size};
 
 /// Bytes. Chosen by measurement, see ARCHITECTURE.md.
 const DEFAULT_RANGE_LEN: &str = "16MiB";
@@ -185,6 +186,14 @@ pub struct Cli {
     /// Do not compute BLAKE3 digests
     #[arg(help_heading = HOW, long)]
     no_digest: bool,
+
+    /// How often what was copied is made durable and written down: 200ms, 5s, 1m
+    #[arg(help_heading = HOW, long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    checkpoint_interval: Duration,
+
+    /// What is made durable before it is written down
+    #[arg(help_heading = HOW, long, value_enum, value_name = "WHAT", default_value = "checkpoint")]
+    durability: Durability,
 
     /// Copy as this user
     #[arg(help_heading = HOW, short = 'U', long, value_name = "USER")]

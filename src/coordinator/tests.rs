@@ -158,8 +158,14 @@ impl Simulation {
             }
         } else {
             let work = self.running.swap_remove(at - scannable.len());
-            let mut report =
-                Report { id: work.id, results: vec![], bytes_moved: 0, ended: Stats::default(), failures: vec![] };
+            let mut report = Report {
+                id: work.id,
+                results: vec![],
+                bytes_moved: 0,
+                ended: Stats::default(),
+                full: false,
+                failures: vec![],
+            };
             for task in work.tasks {
                 let result = self.execute(task, &mut report.ended);
                 report.results.push(result);
@@ -354,7 +360,14 @@ fn a_result_that_does_not_fit_its_task_is_refused() {
     let mut coordinator = Coordinator::new(&[1], true);
     one_dir(&mut coordinator, 1);
     let work = coordinator.next_work().expect("there is work");
-    let report = |results| Report { id: work.id, results, bytes_moved: 0, ended: Stats::default(), failures: vec![] };
+    let report = |results| Report {
+        id: work.id,
+        results,
+        bytes_moved: 0,
+        ended: Stats::default(),
+        full: false,
+        failures: vec![],
+    };
     let error = Err(CoordinatorError::WrongResult { rank: 0, id: work.id });
     assert_eq!(coordinator.report(0, &report(vec![TaskResult::Range(None)])), error);
 }

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::lead::{Incoming, Lead, LeadError};
+use crate::journal::{Item, decode_all};
 use crate::manifest::{Header, Place, Writer};
 use crate::proto::{Job, Message};
-use crate::records::decode_all;
 use crate::sys::act_as;
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
 
@@ -136,6 +136,10 @@ impl Merge {
 
     fn take(&mut self, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
         let records = decode_all(frame).map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
+        let records = records.into_iter().filter_map(|item| match item {
+            Item::Entry(record) => Some(record),
+            Item::Range(_) => None,
+        });
         let stream = &mut self.streams[from];
         let was_empty = stream.records.is_empty();
         stream.records.extend(records);

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp as Clock;
 
+use super::checkpoint::Checkpoints;
 use super::choices;
 use super::collect::collect;
 use super::lead::{Incoming, Lead, LeadError};
@@ -18,8 +19,9 @@ use crate::comm::Comm;
 use crate::coordinator::Coordinator;
 use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::progress::Display;
-use crate::proto::{Direct, Hello, Job, Message};
+use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
+use crate::state;
 use crate::sys::act_as;
 use crate::types::{ExitCode, Fate, Kind, Outcome, Record, Stats, escaped, human_bytes};
 use crate::worker::Worker;
@@ -101,6 +103,7 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
         id: u64::from_le_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")),
         sources: plan.sources.clone(),
         destination: destination.as_os_str().as_bytes().to_vec(),
+        generation: 1,
         has_state: plan.has_state && !plan.policy.dry_run,
         fresh: !plan.root_exists,
         coarse_times: false,
@@ -160,25 +163,26 @@ fn run(
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
     let scan = Scan::start(&job, &roots, plan.choice.clone(), cores, &plan.singles).map_err(LeadError::Scan)?;
     drop(acting);
-    lead.run(&mut coordinator, scan)?;
-    let (sums, mut troubles) = lead.stop()?;
+    let leaders = (0..).zip(hellos).filter(|(_, hello)| hello.leads_node).map(|(rank, _)| rank).collect();
+    let durability = if job.policy.dry_run { Durability::None } else { config.tuning.durability };
+    let mut checkpoints = Checkpoints::new(hellos.len(), leaders, config.checkpoint_interval, durability);
+    lead.run(&mut coordinator, &mut checkpoints, scan)?;
+    let sums = lead.stop(&mut checkpoints)?;
     // three counts of the same entries: by the scan, by the ranks, in the manifest
     let (progress, ended) = (coordinator.progress(), sums.entries());
     if progress.seen != ended {
         return Err(LeadError::Counts(format!("{} entries were seen, {ended} ended", progress.seen)));
     }
     let header = header(plan, config, hellos, started);
-    // what is not durable gets no manifest: that would prove it
-    let manifest = prepared.manifest.take().filter(|_| troubles.is_empty());
+    let manifest = prepared.manifest.take();
     let shown = manifest.as_ref().map(|_| escaped(plan.manifest_path().as_os_str().as_bytes()));
     let each = (plan.policy.dry_run && config.output == Output::Text).then_some(say_foreseen as fn(&Record));
     let stats = collect(lead, manifest, shown.as_deref(), each, &job, &header, ended)?;
     let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    if let Err(err) = prepared.clean_up(plan) {
-        troubles.push(format!("{}: setting its times: {err}", escaped(plan.root.as_os_str().as_bytes())));
-    }
-    for trouble in &troubles {
-        lead.display.print(&format!("pcopy: error: {trouble}"));
+    let cleaned = prepared.clean_up(plan, &job, hellos.len());
+    if let Err((name, err)) = &cleaned {
+        let path = escaped(plan.root.join(state::os_name(name)).as_os_str().as_bytes());
+        lead.display.print(&format!("pcopy: error: {path}: {}", err.desc()));
     }
     Ok(Summary {
         started,
@@ -188,7 +192,7 @@ fn run(
         hosts: header.hosts,
         manifest: shown,
         dry_run: plan.policy.dry_run,
-        code: match (troubles.is_empty(), stats.errors, stats.unkept) {
+        code: match (cleaned.is_ok(), stats.errors, stats.unkept) {
             (false, _, _) => ExitCode::Broken,
             (true, 0, 0) => ExitCode::Complete,
             (true, 0, _) if !config.strict => ExitCode::Complete,

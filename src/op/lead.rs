@@ -4,10 +4,11 @@
 
 use crossbeam_channel::{RecvTimeoutError, never, select};
 
+use super::checkpoint::{Checkpoints, Orders, OutOfOrder};
 use crate::comm::{Comm, Pause};
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::progress::Display;
-use crate::proto::{Hello, Message, Records};
+use crate::proto::{Checkpoint, Hello, Message, Records};
 use crate::scan::{Scan, ScanEvent};
 use crate::sys::Errno;
 use crate::types::Stats;
@@ -26,6 +27,12 @@ pub enum LeadError {
     Scan(std::io::Error),
     #[error("internal error: {0}")]
     Counts(String),
+    #[error("rank {0}: making the copy durable failed: {1}")]
+    NotDurable(usize, String),
+    #[error("rank {0}: cannot write the journal: {1}")]
+    Journal(usize, String),
+    #[error(transparent)]
+    Checkpoint(#[from] OutOfOrder),
     #[error("--uid, --gid: acting as another user: {0}")]
     Acting(Errno),
     #[error("the manifest {0}: {1}")]
@@ -40,19 +47,22 @@ pub struct Lead<'a> {
     /// What is waited for outside of the copy itself, in words.
     pub phase: &'static str,
     pause: Pause,
+    /// A rank has much in memory to write down.
+    full: bool,
 }
 
 /// A message to rank 0 as such.
 pub enum Incoming {
     Hello(Hello),
     Report(crate::proto::Report),
+    Checkpoint(Checkpoint),
     Stopped(Result<(), String>),
     Records(Records, bool),
 }
 
 impl<'a> Lead<'a> {
     pub fn new(comm: &'a mut Comm, worker: Option<Worker>, display: Display) -> Self {
-        Self { comm, worker, display, phase: "waiting for all ranks", pause: Pause::default() }
+        Self { comm, worker, display, phase: "waiting for all ranks", pause: Pause::default(), full: false }
     }
 
     /// Sends a message to every rank, this one too.
@@ -68,14 +78,17 @@ impl<'a> Lead<'a> {
     /// What ends the job.
     pub fn poll(&mut self) -> Result<Option<(usize, Incoming)>, LeadError> {
         if let Some(worker) = &mut self.worker {
-            worker.send_reports(self.comm)?;
+            worker.send_events(self.comm);
         }
         while let Some((from, message)) = self.comm.receive().map_err(WorkerError::from)? {
             self.pause.reset();
             let incoming = match message {
                 Message::Hello(hello) => Incoming::Hello(hello),
                 Message::Report(report) => Incoming::Report(report),
-                Message::Stopped(durable) => Incoming::Stopped(durable),
+                Message::Checkpoint(
+                    step @ (Checkpoint::Sealed(..) | Checkpoint::Synced(..) | Checkpoint::Committed(..)),
+                ) => Incoming::Checkpoint(step),
+                Message::Stopped(stopped) => Incoming::Stopped(stopped),
                 Message::Records { records, last } => Incoming::Records(records, last),
                 other => {
                     match &mut self.worker {
@@ -111,11 +124,21 @@ impl<'a> Lead<'a> {
     ///
     /// # Errors
     /// What ends the job.
-    pub fn run(&mut self, coordinator: &mut Coordinator, scan: Scan) -> Result<(), LeadError> {
+    pub fn run(
+        &mut self,
+        coordinator: &mut Coordinator,
+        checkpoints: &mut Checkpoints,
+        scan: Scan,
+    ) -> Result<(), LeadError> {
         let mut scan = Some(scan);
         while !coordinator.is_finished() {
             while let Some((from, incoming)) = self.poll()? {
-                self.take(coordinator, from, incoming)?;
+                self.take(coordinator, checkpoints, from, incoming)?;
+            }
+            let moved = coordinator.progress().bytes_moved;
+            if checkpoints.is_due(self.display.elapsed(), moved, std::mem::take(&mut self.full)) {
+                let orders = checkpoints.begin(moved);
+                self.order(&orders);
             }
             self.read_scan(coordinator, &mut scan);
             while let Some(work) = coordinator.next_work() {
@@ -131,10 +154,42 @@ impl<'a> Lead<'a> {
         Ok(())
     }
 
-    fn take(&mut self, coordinator: &mut Coordinator, from: usize, incoming: Incoming) -> Result<(), LeadError> {
-        let Incoming::Report(report) = incoming else {
-            return Err(LeadError::Unexpected(from, "a message that is no report"));
+    fn order(&mut self, orders: &Orders) {
+        for &rank in &orders.ranks {
+            self.comm.send(rank, &Message::Checkpoint(orders.order.clone()));
+        }
+    }
+
+    fn take_checkpoint(
+        &mut self,
+        checkpoints: &mut Checkpoints,
+        from: usize,
+        answer: &Checkpoint,
+    ) -> Result<(), LeadError> {
+        match answer {
+            Checkpoint::Synced(_, Err(trouble)) => return Err(LeadError::NotDurable(from, trouble.clone())),
+            Checkpoint::Committed(_, Err(trouble)) => return Err(LeadError::Journal(from, trouble.clone())),
+            _ => {}
+        }
+        if let Some(orders) = checkpoints.take(answer, self.display.elapsed())? {
+            self.order(&orders);
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        coordinator: &mut Coordinator,
+        checkpoints: &mut Checkpoints,
+        from: usize,
+        incoming: Incoming,
+    ) -> Result<(), LeadError> {
+        let report = match incoming {
+            Incoming::Report(report) => report,
+            Incoming::Checkpoint(answer) => return self.take_checkpoint(checkpoints, from, &answer),
+            _ => return Err(LeadError::Unexpected(from, "a message that is no report")),
         };
+        self.full |= report.full;
         for (path, failure) in &report.failures {
             self.display.failure(path, failure);
         }
@@ -177,9 +232,9 @@ impl<'a> Lead<'a> {
             _ => &idle,
         };
         let event = select! {
-            recv(worker.reports()) -> report => {
-                let report = report.map_err(|_| RecvTimeoutError::Disconnected);
-                return Ok(worker.take_waited(self.comm, &mut self.pause, report)?);
+            recv(worker.events()) -> event => {
+                let event = event.map_err(|_| RecvTimeoutError::Disconnected);
+                return Ok(worker.take_waited(self.comm, &mut self.pause, event)?);
             }
             recv(events) -> event => event,
             default(self.pause.longer()) => {
@@ -193,26 +248,40 @@ impl<'a> Lead<'a> {
         Ok(())
     }
 
-    /// Ends the work of all ranks, and makes it durable. Returns the sum of their counters and what could not be made
-    /// durable, in words.
+    /// Ends the work of all ranks, and makes it durable. Returns the sum of their counters.
     ///
     /// # Errors
-    /// What ends the job.
-    pub fn stop(&mut self) -> Result<(Stats, Vec<String>), LeadError> {
+    /// What ends the job: also when what was copied could not be made durable.
+    pub fn stop(&mut self, checkpoints: &mut Checkpoints) -> Result<Stats, LeadError> {
         self.phase = "all is copied; making it durable";
         self.send_to_all(&Message::Stop);
-        let mut troubles = Vec::new();
-        for _ in 0..self.comm.size() {
+        let mut running = self.comm.size();
+        while running > 0 {
             match self.next()? {
-                (_, Incoming::Stopped(Ok(()))) => {}
-                (from, Incoming::Stopped(Err(trouble))) => troubles.push(format!("rank {from}: {trouble}")),
+                (_, Incoming::Stopped(Ok(()))) => running -= 1,
+                (_, Incoming::Stopped(Err(_))) => return Err(WorkerError::Thread.into()),
+                (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),
             }
         }
         let own = self.worker.as_ref().map(Worker::stats).unwrap_or_default();
         let sums = self.comm.sum(&own.to_array());
+        self.await_checkpoint(checkpoints)?;
+        let orders = checkpoints.begin(0);
+        self.order(&orders);
+        self.await_checkpoint(checkpoints)?;
         let sums = <[u64; Stats::LEN]>::try_from(sums).expect("as many sums as counters");
-        Ok((Stats::from_array(sums), troubles))
+        Ok(Stats::from_array(sums))
+    }
+
+    fn await_checkpoint(&mut self, checkpoints: &mut Checkpoints) -> Result<(), LeadError> {
+        while !checkpoints.is_idle() {
+            match self.next()? {
+                (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
+                (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),
+            }
+        }
+        Ok(())
     }
 }
 

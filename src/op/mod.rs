@@ -1,5 +1,6 @@
 //! The operations, each its phases in order.
 
+mod checkpoint;
 mod choices;
 mod collect;
 pub mod copy;

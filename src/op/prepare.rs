@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::resolve::Plan;
+use crate::journal::Header;
 use crate::manifest::Place;
 use crate::proto::Job;
 use crate::state::{self, marker_name, previous_name};
@@ -123,16 +124,25 @@ impl Prepared {
         Ok(())
     }
 
-    /// With the manifest elsewhere nothing of pcopy stays in the copy; its root keeps the source's times.
+    /// Removes the journals, of which the manifest holds everything. With the manifest elsewhere nothing of pcopy stays in
+    /// the copy; its root keeps the source's times.
     ///
     /// # Errors
-    /// The root's times could not be set again.
-    pub(super) fn clean_up(&self, plan: &Plan) -> Result<(), Errno> {
-        let (Some(root), Some(_), Some(_)) = (&self.root, &self.state, &plan.manifest) else { return Ok(()) };
-        let before = Meta::of(root)?;
+    /// The name that could not be removed, or the root's times not be set again.
+    pub(super) fn clean_up(&self, plan: &Plan, job: &Job, ranks: usize) -> Result<(), (Vec<u8>, Errno)> {
+        let (Some(root), Some(state)) = (&self.root, &self.state) else { return Ok(()) };
+        for rank in 0..u32::try_from(ranks).unwrap_or(u32::MAX) {
+            let name = Header { job_id: job.id, generation: job.generation, rank, ranks: 0 }.name();
+            remove_file(state.as_fd(), &name).map_err(|err| (name, err))?;
+        }
+        if plan.manifest.is_none() {
+            return Ok(());
+        }
+        let failed = |err| (Vec::new(), err);
+        let before = Meta::of(root).map_err(failed)?;
         // an older manifest keeps it
         match unlinkat(root, state::DIR_NAME, UnlinkatFlags::RemoveDir) {
-            Ok(()) => Handle::Open(root.as_fd()).set_times(before.atime, before.mtime),
+            Ok(()) => Handle::Open(root.as_fd()).set_times(before.atime, before.mtime).map_err(failed),
             Err(_) => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -42,9 +42,11 @@ pub enum Message {
     Work { id: u64, tasks: Vec<Task> },
     /// A rank to rank 0: this is done.
     Report(Report),
-    /// Rank 0 to all: there is no more work; make what was written durable.
+    /// A step of a checkpoint.
+    Checkpoint(Checkpoint),
+    /// Rank 0 to all: there is no more work; the I/O threads end.
     Stop,
-    /// A rank to rank 0, after [`Message::Stop`]: whether its data is durable, or why not, in words.
+    /// A rank to rank 0, after [`Message::Stop`]; or why it could not, in words.
     Stopped(Result<(), String>),
     /// Rank 0 to a rank: the next records, please.
     WantRecords,
@@ -54,7 +56,34 @@ pub enum Message {
     Bye,
 }
 
-/// Records in their own encoding, as the runs on disk hold them.
+/// The steps of a checkpoint, each with its number: three orders of rank 0 and the answers to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Checkpoint {
+    /// What was finished so far belongs to the checkpoint.
+    Seal(u64),
+    /// It is sealed, and holds something or not.
+    Sealed(u64, bool),
+    /// Make what this node has written durable.
+    Sync(u64),
+    /// It is, or why not.
+    Synced(u64, Result<(), String>),
+    /// Append what was sealed to the journal.
+    Commit(u64),
+    /// It is in the journal, or why not.
+    Committed(u64, Result<(), String>),
+}
+
+impl Checkpoint {
+    /// The number of the checkpoint.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Seal(seq) | Self::Sync(seq) | Self::Commit(seq) => *seq,
+            Self::Sealed(seq, _) | Self::Synced(seq, _) | Self::Committed(seq, _) => *seq,
+        }
+    }
+}
+
+/// Entries in their own encoding, as journals hold them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Records(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
@@ -67,7 +96,9 @@ pub struct Job {
     /// Absolute path of the directory that the copy's paths are relative to.
     #[serde(with = "serde_bytes")]
     pub destination: Vec<u8>,
-    /// Whether ranks keep their sorted runs in the copy's `.pcopy`; those of one entry, and of a dry run, do not.
+    /// Which run of the job this is, from 1.
+    pub generation: u32,
+    /// Whether ranks keep their journals in the copy's `.pcopy`; those of one entry, and of a dry run, do not.
     pub has_state: bool,
     /// The copy's directory was made by this job: a name that is taken in it is a conflict. In a dry run: it is not there.
     pub fresh: bool,
@@ -104,6 +135,7 @@ pub struct Tuning {
     pub direct: Direct,
     pub digest: bool,
     pub sparse: Sparse,
+    pub durability: Durability,
 }
 
 /// When files are read and written with `O_DIRECT`.
@@ -115,6 +147,16 @@ pub enum Direct {
     Always,
     /// None.
     Never,
+}
+
+/// What is made durable, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Durability {
+    /// What was copied, at every checkpoint, before it is written down
+    #[default]
+    Checkpoint,
+    /// Nothing: after a power cut the copy may be incomplete though it was reported as complete. For measuring
+    None,
 }
 
 /// When the copy has holes.
@@ -134,6 +176,8 @@ pub enum Sparse {
 pub struct Hello {
     pub host: String,
     pub threads: u32,
+    /// The first rank of its node: it makes durable what the node has written.
+    pub leads_node: bool,
     /// What it could not see, in words; `None` when it is ready.
     pub trouble: Option<String>,
 }
@@ -207,6 +251,8 @@ pub struct Report {
     pub bytes_moved: u64,
     /// Entries that were ended, each with a record.
     pub ended: Stats,
+    /// The rank has much in memory to write down.
+    pub full: bool,
     /// Of the failures, the first few; `ended` counts them all.
     pub failures: Vec<(RelPath, Failure)>,
 }

@@ -144,6 +144,7 @@ fn job() -> impl Strategy<Value = Job> {
             id,
             sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
+            generation: 3,
             has_state: single.is_some(),
             fresh: false,
             coarse_times: true,
@@ -154,6 +155,7 @@ fn job() -> impl Strategy<Value = Job> {
                 direct: Direct::Auto,
                 digest: true,
                 sparse: Sparse::Always,
+                durability: Durability::None,
             },
             policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },
@@ -164,8 +166,9 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         Just(Message::Begin(None)),
         job().prop_map(|job| Message::Begin(Some(Box::new(job)))),
-        (".*", any::<u32>(), any::<Option<String>>())
-            .prop_map(|(host, threads, trouble)| { Message::Hello(Hello { host, threads, trouble }) }),
+        (".*", any::<u32>(), any::<Option<String>>()).prop_map(|(host, threads, trouble)| {
+            Message::Hello(Hello { host, threads, leads_node: true, trouble })
+        }),
         (any::<u64>(), prop::collection::vec(task(), 0..3)).prop_map(|(id, tasks)| Message::Work { id, tasks }),
         (
             any::<u64>(),
@@ -175,7 +178,14 @@ fn message() -> impl Strategy<Value = Message> {
             prop::collection::vec((path(), failure()), 0..5)
         )
             .prop_map(|(id, results, bytes_moved, ended, failures)| {
-                Message::Report(Report { id, results, bytes_moved, ended: Stats::from_array(ended), failures })
+                Message::Report(Report {
+                    id,
+                    results,
+                    bytes_moved,
+                    ended: Stats::from_array(ended),
+                    full: true,
+                    failures,
+                })
             }),
         Just(Message::Stop),
         prop_oneof![Just(Ok(())), ".*".prop_map(Err)].prop_map(Message::Stopped),

@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::fstatfs;
 use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{UnlinkatFlags, Whence, fsync, ftruncate, lseek64, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, unlinkat};
 
 use super::Buffer;
 
@@ -106,6 +106,14 @@ pub fn close(fd: OwnedFd) -> Result<(), Errno> {
 /// Those of fsync(2).
 pub fn sync_file(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     fsync(fd)
+}
+
+/// Makes the data of one file durable, and of its metadata what is needed to read it.
+///
+/// # Errors
+/// Those of fdatasync(2).
+pub fn sync_data(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    fdatasync(fd)
 }
 
 /// Makes all that this node wrote to the file system of `fd` durable. Errors of writing back since

@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use entry::Links;
 pub use node::Node;
 
+use crate::journal::{Batch, Item, Recorder};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
-use crate::records::{Batch, Recorder};
 use crate::sys::{Buffer, DirCache, Errno, Handle, Reading, remove_file};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
 
@@ -101,14 +101,13 @@ impl Mover {
     }
 
     /// Does tasks to their end. Every entry of them is ended with a record, or handed back.
-    ///
-    /// # Errors
-    /// Records could not be kept: the job cannot prove what it copied.
-    pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> std::io::Result<Report> {
+    pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> Report {
         let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
         let log = std::mem::take(&mut self.task);
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).append(&log.records)?;
-        Ok(Report { id, results, bytes_moved: log.bytes_moved, ended: *log.records.stats(), failures: log.failures })
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.append(&log.records);
+        let full = recorder.is_full();
+        Report { id, results, bytes_moved: log.bytes_moved, ended: *log.records.stats(), full, failures: log.failures }
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
@@ -137,7 +136,7 @@ impl Mover {
                 self.task.failures.push((path.clone(), failure.clone()));
             }
         }
-        self.task.records.push(&Record { path, kind, outcome });
+        self.task.records.push(&Item::Entry(Record { path, kind, outcome }));
     }
 
     fn fail(&mut self, path: RelPath, kind: Kind, failure: Failure) -> TaskResult {

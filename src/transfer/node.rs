@@ -14,7 +14,7 @@ use super::owners::IdMap;
 use crate::policy::XattrChoice;
 use crate::proto::Job;
 use crate::state::marker_name;
-use crate::sys::{Errno, Meta, Mounts, group_name, open_root, syncfs_reaches, user_name};
+use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_file, sync_file_system, syncfs_reaches, user_name};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -89,9 +89,21 @@ impl Node {
         &self.destination
     }
 
-    /// Whether a syncfs makes this rank's data durable.
-    pub fn needs_syncfs(&self) -> bool {
-        !self.sync_each
+    /// Makes durable what this node has written to the destination. Where each file and directory was synced on its own
+    /// only the root is left.
+    ///
+    /// # Errors
+    /// Those of syncfs(2), also of what was written back since the root was opened.
+    pub fn sync(&self) -> Result<(), Errno> {
+        let root = self.destination.as_fd();
+        if !self.sync_each {
+            return sync_file_system(root);
+        }
+        match sync_file(root) {
+            // not every FUSE file system can sync a directory
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
+            synced => synced,
+        }
     }
 
     /// What names the file that `meta` describes, the same on every node.

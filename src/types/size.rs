@@ -1,4 +1,6 @@
-//! Sizes as users write and read them. K, KB and KiB are all 1024, as in dcp.
+//! Sizes and times as users write and read them. K, KB and KiB are all 1024, as in dcp.
+
+use std::time::Duration;
 
 /// Parses `4096`, `4M`, `8MB`, `1GiB` into bytes; at least 1.
 ///
@@ -22,6 +24,24 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         return Err("must be at least 1".into());
     }
     Ok(bytes)
+}
+
+/// Parses `200ms`, `5s`, `1m`, `2h`; a bare number is seconds.
+///
+/// # Errors
+/// A sentence that says what is wrong, for the command line.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "not a time: write 200ms, 5s, 1m or 2h".to_string())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("unknown unit {unit:?}: write ms, s, m or h")),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(|| "too long".into())
 }
 
 /// Bytes for a reader: `1.50 GiB`.
@@ -51,6 +71,18 @@ mod tests {
         assert_eq!(parse_size("64k"), Ok(64 << 10));
         for bad in ["", "M", "0", "0M", "4X", "-1", "1.5M", "18446744073709551616", "17179869184G"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_parse_with_their_units() {
+        let ms = |text| parse_duration(text).map(|time| time.as_millis());
+        assert_eq!(
+            [ms("200ms"), ms("5s"), ms("5"), ms("1m"), ms("2h"), ms("0")],
+            [200, 5000, 5000, 60_000, 7_200_000, 0].map(Ok)
+        );
+        for bad in ["", "s", "5x", "-1s", "1.5s", "18446744073709551615h"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
     }
 

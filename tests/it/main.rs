@@ -14,6 +14,7 @@ mod file_system_proof;
 mod filters;
 mod hosts;
 mod interception;
+mod journals;
 mod judges_proof;
 mod launch_proof;
 mod limits;

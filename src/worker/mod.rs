@@ -1,6 +1,8 @@
 //! A rank at work: its I/O threads, its records, and the messages that rank 0 sends it.
 //!
-//! Rank 0 has one too. Only the thread that speaks MPI calls this; the I/O threads are fed through a channel.
+//! Rank 0 has one too. Only the thread that speaks MPI calls this; the other threads are fed through channels.
+
+mod keeper;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,12 +12,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
+use keeper::Keeper;
+
 use crate::comm::{self, Comm, Pause, ReceiveError};
-use crate::proto::{Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
-use crate::records::{Merged, Recorder, encode};
+use crate::journal::{Header, Item, Journal, Merged, Recorder, encode_item};
+use crate::proto::{Checkpoint, Durability, Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
 use crate::scan::{MAX_SCAN_THREADS, Roots};
 use crate::state::{self, Scratch};
-use crate::sys::{DirCache, Errno, act_as, sync_file, sync_file_system};
+use crate::sys::{DirCache, act_as};
 use crate::transfer::{Mover, Node, reading};
 use crate::types::Stats;
 
@@ -23,14 +27,22 @@ use crate::types::Stats;
 pub struct Worker {
     job: Arc<Job>,
     node: Arc<Node>,
-    recorder: Option<Arc<Mutex<Recorder>>>,
+    recorder: Arc<Mutex<Recorder>>,
+    keeper: Option<Keeper>,
     /// Where records go in a dry run; removed with this.
     _scratch: Option<Scratch>,
     tasks: Option<Sender<(u64, Vec<Task>)>>,
-    reports: Receiver<io::Result<Report>>,
+    events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     cached_dirs: usize,
     sorted: Option<std::iter::Peekable<Merged>>,
+}
+
+/// What this rank's other threads tell the one that speaks MPI.
+pub enum Event {
+    Report(Report),
+    Synced(u64, Result<(), String>),
+    Committed(u64, Result<(), String>),
 }
 
 /// Whether the job goes on.
@@ -87,7 +99,7 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
             }
         }
         if let Some(worker) = &mut worker {
-            idle &= !worker.send_reports(comm)?;
+            idle &= !worker.send_events(comm);
         }
         if !idle {
             pause.reset();
@@ -110,25 +122,32 @@ impl Worker {
         let job: Arc<Job> = Arc::from(job);
         let count = job.tuning.threads.unwrap_or_else(|| default_threads(comm.node_size()));
         let threads = u32::try_from(count).unwrap_or(u32::MAX);
-        let hello = |trouble| Hello { host: comm.host().to_string(), threads, trouble };
+        let leads_node = comm.leads_node();
+        let hello = |trouble| Hello { host: comm.host().to_string(), threads, leads_node, trouble };
         // the I/O threads are started as whom they act
         let _acting = act_as(job.policy.run_as).map_err(|err| hello(Some(format!("--uid, --gid: {}", err.desc()))))?;
         let node = Arc::new(Node::open(&job).map_err(|trouble| hello(Some(trouble)))?);
         let (dir, scratch) = records_dir(&job, &node, comm.rank())
             .map_err(|err| hello(Some(format!("cannot keep records of what is copied: {err}"))))?;
-        let prefix = format!("run-{:016x}.{}", job.id, comm.rank());
-        let recorder = Arc::new(Mutex::new(Recorder::new(dir, prefix)));
+        let durable = job.tuning.durability == Durability::Checkpoint && !job.policy.dry_run;
+        let number = |rank: usize| u32::try_from(rank).expect("MPI counts ranks in 31 bits");
+        let (rank, ranks) = (number(comm.rank()), number(comm.size()));
+        let header = Header { job_id: job.id, generation: job.generation, rank, ranks };
+        let (events_sender, events) = unbounded();
+        let keeper = Journal::create(dir.map(Arc::new), header, durable)
+            .and_then(|journal| Keeper::start(&node, journal, events_sender.clone()))
+            .map_err(|err| hello(Some(format!("cannot begin the journal of what is copied: {err}"))))?;
+        let recorder = Arc::new(Mutex::new(Recorder::default()));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
-        let (report_sender, reports) = unbounded();
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
         let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
         let mut handles = Vec::new();
         for index in 0..count {
             let mut mover = Mover::new(&job, &node, &recorder, cached_dirs);
-            let (tasks, reports) = (task_receiver.clone(), report_sender.clone());
+            let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
-                    if reports.send(mover.run(id, tasks)).is_err() {
+                    if events.send(Event::Report(mover.run(id, tasks))).is_err() {
                         return;
                     }
                 }
@@ -136,14 +155,14 @@ impl Worker {
             let started = thread::Builder::new().name(format!("I/O {index}")).spawn(work);
             handles.push(started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?);
         }
-        let recorder = Some(recorder);
         let worker = Self {
             job,
             node,
             recorder,
+            keeper: Some(keeper),
             _scratch: scratch,
             tasks: Some(tasks),
-            reports,
+            events,
             threads: handles,
             cached_dirs,
             sorted: None,
@@ -161,9 +180,10 @@ impl Worker {
                 let sender = self.tasks.as_ref().ok_or(WorkerError::Unexpected("work after the end"))?;
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
+            Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
             Message::Stop => {
-                let durable = self.stop(comm);
-                comm.send(0, &Message::Stopped(durable));
+                let stopped = self.stop();
+                comm.send(0, &Message::Stopped(stopped));
                 // rank 0 joins the sum when it has heard of all
                 if comm.rank() != 0 {
                     comm.sum(&self.stats().to_array());
@@ -180,34 +200,46 @@ impl Worker {
         Ok(Next::More)
     }
 
-    /// Passes on what the I/O threads have finished; whether there was anything.
-    ///
-    /// # Errors
-    /// Records could not be kept.
-    pub fn send_reports(&mut self, comm: &mut Comm) -> Result<bool, WorkerError> {
+    fn checkpoint(&mut self, comm: &mut Comm, step: &Checkpoint) -> Result<(), WorkerError> {
+        let keeper = self.keeper.as_ref().ok_or(WorkerError::Unexpected("a checkpoint after the last one"))?;
+        let recorder = || self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        match step {
+            Checkpoint::Seal(seq) => {
+                let any = recorder().seal();
+                comm.send(0, &Message::Checkpoint(Checkpoint::Sealed(*seq, any)));
+            }
+            Checkpoint::Sync(seq) => keeper.sync(*seq),
+            Checkpoint::Commit(seq) => keeper.commit(*seq, recorder().take_sealed()),
+            _ => return Err(WorkerError::Unexpected("an answer")),
+        }
+        Ok(())
+    }
+
+    /// Passes on what the other threads have finished; whether there was anything.
+    pub fn send_events(&mut self, comm: &mut Comm) -> bool {
         let mut any = false;
-        while let Ok(report) = self.reports.try_recv() {
-            self.send_report(comm, report)?;
+        while let Ok(event) = self.events.try_recv() {
+            send_event(comm, event);
             any = true;
         }
-        Ok(any)
+        any
     }
 
-    /// Waits for the I/O threads, as long as the pause says.
+    /// Waits for the other threads, as long as the pause says.
     ///
     /// # Errors
-    /// Records could not be kept, or another thread has panicked.
+    /// Another thread has panicked.
     pub fn wait(&mut self, comm: &mut Comm, pause: &mut Pause) -> Result<(), WorkerError> {
-        let report = self.reports.recv_timeout(pause.longer());
-        self.take_waited(comm, pause, report)
+        let event = self.events.recv_timeout(pause.longer());
+        self.take_waited(comm, pause, event)
     }
 
-    /// The channel that brings what the I/O threads have finished, to be waited on with others.
-    pub fn reports(&self) -> &Receiver<io::Result<Report>> {
-        &self.reports
+    /// The channel that brings what the other threads have finished, to be waited on with others.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
     }
 
-    /// Passes on the outcome of a wait on [`Worker::reports`].
+    /// Passes on the outcome of a wait on [`Worker::events`].
     ///
     /// # Errors
     /// As [`Worker::wait`].
@@ -215,50 +247,28 @@ impl Worker {
         &mut self,
         comm: &mut Comm,
         pause: &mut Pause,
-        report: Result<io::Result<Report>, RecvTimeoutError>,
+        event: Result<Event, RecvTimeoutError>,
     ) -> Result<(), WorkerError> {
         if comm::has_panicked() {
             return Err(WorkerError::Thread);
         }
-        match report {
-            Ok(report) => {
+        match event {
+            Ok(event) => {
                 pause.reset();
-                self.send_report(comm, report)
+                send_event(comm, event);
             }
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            // all I/O threads have ended, as they do after Stop
-            Err(RecvTimeoutError::Disconnected) => {
-                thread::sleep(pause.longer().max(Duration::from_micros(50)));
-                Ok(())
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // all threads have ended, as they do before the records are read
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(pause.longer().max(Duration::from_micros(50))),
         }
-    }
-
-    fn send_report(&self, comm: &mut Comm, report: io::Result<Report>) -> Result<(), WorkerError> {
-        comm.send(0, &Message::Report(report.map_err(WorkerError::Records)?));
         Ok(())
     }
 
-    /// Ends the I/O threads, which have nothing left to do, and makes what the node wrote durable.
-    fn stop(&mut self, comm: &Comm) -> Result<(), String> {
+    /// Ends the I/O threads, which have nothing left to do.
+    fn stop(&mut self) -> Result<(), String> {
         self.tasks = None;
-        for thread in self.threads.drain(..) {
-            thread.join().map_err(|_| "an I/O thread panicked")?;
-        }
-        if !comm.leads_node() || self.job.policy.dry_run {
-            return Ok(());
-        }
-        let root = self.node.destination().as_fd();
-        let synced = if self.node.needs_syncfs() {
-            sync_file_system(root)
-        } else {
-            // the names in it; each file was synced. Not every FUSE file system can sync a directory
-            match sync_file(root) {
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
-                synced => synced,
-            }
-        };
-        synced.map_err(|err| format!("making the copy durable failed: {}", std::io::Error::from(err)))
+        let panicked = self.threads.drain(..).map(JoinHandle::join).filter(Result::is_err).count();
+        if panicked > 0 { Err("an I/O thread panicked".into()) } else { Ok(()) }
     }
 
     /// The open roots, for the scan of rank 0.
@@ -269,26 +279,21 @@ impl Worker {
 
     /// The counters of all that this rank has ended.
     pub fn stats(&self) -> Stats {
-        self.recorder
-            .as_ref()
-            .map_or_else(Stats::default, |recorder| *recorder.lock().unwrap_or_else(PoisonError::into_inner).stats())
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner).stats()
     }
 
     fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
         let _acting = act_as(self.job.policy.run_as).map_err(|err| WorkerError::Records(err.into()))?;
-        if let Some(recorder) = self.recorder.take() {
-            let recorder =
-                Arc::into_inner(recorder).ok_or(WorkerError::Unexpected("a wish for records before the end"))?;
-            let recorder = recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let sorted = recorder.into_sorted().map_err(WorkerError::Records)?;
-            self.sorted = Some(sorted.peekable());
+        if let Some(keeper) = self.keeper.take() {
+            let journal = keeper.into_journal().ok_or(WorkerError::Thread)?;
+            self.sorted = Some(journal.into_sorted().map_err(WorkerError::Records)?.peekable());
         }
         let sorted = self.sorted.as_mut().expect("made above");
         let mut frame = Vec::new();
         let mut trouble = None;
         while frame.len() < RECORDS_FRAME_LEN {
             match sorted.next() {
-                Some(Ok(record)) => encode(&record, &mut frame),
+                Some(Ok(record)) => encode_item(&Item::Entry(record), &mut frame),
                 Some(Err(error)) => {
                     trouble = Some(error);
                     break;
@@ -302,6 +307,15 @@ impl Worker {
             None => Ok((Records(frame), last)),
         }
     }
+}
+
+fn send_event(comm: &mut Comm, event: Event) {
+    let message = match event {
+        Event::Report(report) => Message::Report(report),
+        Event::Synced(seq, result) => Message::Checkpoint(Checkpoint::Synced(seq, result)),
+        Event::Committed(seq, result) => Message::Checkpoint(Checkpoint::Committed(seq, result)),
+    };
+    comm.send(0, &message);
 }
 
 /// Where this rank keeps its records; `None` for memory.

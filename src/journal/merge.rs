@@ -2,42 +2,48 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
 
-use super::{RunReader, decode};
-use crate::sys::{Reading, open_read, remove_file};
+use super::Item;
+use super::writer::{GroupReader, decode_item, open_span};
 use crate::types::{Record, RelPath};
 
-/// Records of one origin, sorted by path.
+/// Bytes of memory of one stream, of which a merge may have many.
+const BUFFER_LEN: usize = 64 << 10;
+
+/// Entries of one origin, sorted by path.
 pub enum Stream {
     Memory(Box<dyn Iterator<Item = io::Result<Record>> + Send>),
-    Run(RunReader, Arc<OwnedFd>, Vec<u8>),
+    File(GroupReader),
 }
 
 impl Stream {
-    /// Over a run, which is removed when it has been read.
-    pub(super) fn run(dir: &Arc<OwnedFd>, name: &[u8]) -> io::Result<Self> {
-        let file = File::from(open_read(dir.as_fd(), name, Reading::default())?);
-        Ok(Self::Run(RunReader::with_capacity(256 << 10, file), Arc::clone(dir), name.to_vec()))
+    /// Over a group of a journal: `len` bytes of items at `offset`.
+    pub(super) fn group(dir: &OwnedFd, name: &[u8], offset: u64, len: u64) -> io::Result<Self> {
+        let file = open_span(dir, name, offset)?;
+        Ok(Self::File(BufReader::with_capacity(BUFFER_LEN, file).take(len)))
     }
 
-    /// The next record.
+    /// Over a whole file of items.
+    pub(super) fn run(dir: &OwnedFd, name: &[u8]) -> io::Result<Self> {
+        Self::group(dir, name, 0, u64::MAX)
+    }
+
+    /// The next entry.
     ///
     /// # Errors
-    /// A run that cannot be read, or ends early.
+    /// A file that cannot be read, or ends early.
     pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         match self {
             Self::Memory(records) => records.next().transpose(),
-            Self::Run(reader, dir, name) => {
-                let record = decode(reader)?;
-                if record.is_none() {
-                    remove_file(dir.as_fd(), name)?;
+            Self::File(reader) => loop {
+                match decode_item(reader)? {
+                    Some(Item::Range(_)) => {}
+                    Some(Item::Entry(record)) => return Ok(Some(record)),
+                    None => return Ok(None),
                 }
-                Ok(record)
-            }
+            },
         }
     }
 }

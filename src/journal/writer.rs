@@ -1,0 +1,238 @@
+//! Writing: what a rank has finished, in memory, and its journal.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::merge::{Merged, Stream};
+use super::{Batch, DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, Header, Item};
+use crate::sys::{Errno, Reading, create_new, open_read, remove_file, sync_data, sync_file};
+use crate::types::Stats;
+
+/// What a rank has finished and not yet written down. Shared by its threads.
+#[derive(Default)]
+pub struct Recorder {
+    open: Batch,
+    /// Waits for its data to be durable.
+    sealed: Batch,
+    stats: Stats,
+}
+
+impl Recorder {
+    /// Bytes of items in memory from which on a checkpoint is worth while.
+    pub const FULL_LEN: usize = 8 << 20;
+
+    /// Adds what a task has finished.
+    pub fn append(&mut self, items: &Batch) {
+        self.stats.add(items.stats());
+        self.open.append(items);
+    }
+
+    /// The counters of everything that was finished.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether there is enough for a checkpoint of its own.
+    pub fn is_full(&self) -> bool {
+        self.open.byte_len() >= Self::FULL_LEN
+    }
+
+    /// Begins a checkpoint: what was finished so far belongs to it. Whether that is anything.
+    pub fn seal(&mut self) -> bool {
+        let open = std::mem::take(&mut self.open);
+        if self.sealed.is_empty() {
+            self.sealed = open;
+        } else {
+            self.sealed.append(&open);
+        }
+        !self.sealed.is_empty()
+    }
+
+    /// The checkpoint's data is durable: what is to be written down.
+    pub fn take_sealed(&mut self) -> Batch {
+        std::mem::take(&mut self.sealed)
+    }
+}
+
+/// The journal of one rank in one run of the job.
+pub struct Journal {
+    /// `None` keeps everything in memory.
+    place: Option<Place>,
+    memory: Vec<Batch>,
+    /// Offset and length of each group's items, in bytes.
+    spans: Vec<(u64, u64)>,
+    runs_made: u64,
+}
+
+struct Place {
+    dir: Arc<OwnedFd>,
+    name: Vec<u8>,
+    file: File,
+    end: u64,
+    /// Each group is made durable.
+    durable: bool,
+}
+
+impl Journal {
+    /// Groups and runs that are merged at once; each takes a buffer.
+    const FAN_IN: usize = 64;
+
+    /// Begins the journal in a directory; or in memory, for few items.
+    ///
+    /// # Errors
+    /// The file cannot be created, written, or made durable.
+    pub fn create(dir: Option<Arc<OwnedFd>>, header: Header, durable: bool) -> io::Result<Self> {
+        let place = dir.map(|dir| Place::create(dir, header, durable)).transpose()?;
+        Ok(Self { place, memory: Vec::new(), spans: Vec::new(), runs_made: 0 })
+    }
+
+    /// Appends a group, whose data is durable, and makes it durable too.
+    ///
+    /// # Errors
+    /// It cannot be written or made durable.
+    pub fn commit(&mut self, items: Batch) -> io::Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        match &mut self.place {
+            None => self.memory.push(items),
+            Some(place) => self.spans.push(place.append(items)?),
+        }
+        Ok(())
+    }
+
+    /// All entries, sorted by path.
+    ///
+    /// # Errors
+    /// The journal cannot be read, or what is merged on the way not be written.
+    pub fn into_sorted(mut self) -> io::Result<Merged> {
+        let memory = std::mem::take(&mut self.memory);
+        let mut streams: Vec<Stream> =
+            memory.into_iter().map(|items| Stream::Memory(Box::new(items.into_sorted()))).collect();
+        let Some(place) = &self.place else { return Merged::new(streams) };
+        for &(offset, len) in &self.spans {
+            streams.push(Stream::group(&place.dir, &place.name, offset, len)?);
+        }
+        while streams.len() > Self::FAN_IN {
+            let mut runs = Vec::new();
+            let mut rest = streams.into_iter().peekable();
+            while rest.peek().is_some() {
+                let some = rest.by_ref().take(Self::FAN_IN).collect();
+                let name = [&place.name, format!(".run{}", self.runs_made).as_bytes()].concat();
+                self.runs_made += 1;
+                runs.push(write_run(&place.dir, name, Merged::new(some)?)?);
+            }
+            streams = runs;
+        }
+        Merged::new(streams)
+    }
+}
+
+impl Place {
+    fn create(dir: Arc<OwnedFd>, header: Header, durable: bool) -> io::Result<Self> {
+        let name = header.name();
+        let mut file = File::from(create_new(dir.as_fd(), &name, 0o600)?);
+        let bytes = header.encode();
+        file.write_all(&bytes)?;
+        if durable {
+            sync_file(file.as_fd())?;
+            sync_names(&dir)?;
+        }
+        Ok(Self { dir, name, file, end: bytes.len() as u64, durable })
+    }
+
+    fn append(&mut self, items: Batch) -> io::Result<(u64, u64)> {
+        let count = items.len() as u64;
+        let items = items.into_sorted_bytes();
+        let mut header = [0; GROUP_HEADER_LEN];
+        header[..8].copy_from_slice(GROUP_MAGIC);
+        header[8..16].copy_from_slice(&count.to_le_bytes());
+        header[16..24].copy_from_slice(&(items.len() as u64).to_le_bytes());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&header).update(&items);
+        self.file.write_all(&header)?;
+        self.file.write_all(&items)?;
+        self.file.write_all(hasher.finalize().as_bytes())?;
+        if self.durable {
+            sync_data(self.file.as_fd())?;
+        }
+        let span = (self.end + GROUP_HEADER_LEN as u64, items.len() as u64);
+        self.end = span.0 + span.1 + DIGEST_LEN as u64;
+        Ok(span)
+    }
+}
+
+/// Not every FUSE file system can sync a directory.
+fn sync_names(dir: &OwnedFd) -> io::Result<()> {
+    match sync_file(dir.as_fd()) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
+        synced => Ok(synced?),
+    }
+}
+
+/// Merges streams into a file that lives until it has been read.
+fn write_run(dir: &Arc<OwnedFd>, name: Vec<u8>, items: Merged) -> io::Result<Stream> {
+    let mut run = io::BufWriter::with_capacity(1 << 20, File::from(create_new(dir.as_fd(), &name, 0o600)?));
+    let mut encoded = Vec::new();
+    for record in items {
+        encoded.clear();
+        encode_item(&Item::Entry(record?), &mut encoded);
+        run.write_all(&encoded)?;
+    }
+    run.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let stream = Stream::run(dir, &name)?;
+    // it is read through the descriptor; nobody needs the name
+    remove_file(dir.as_fd(), &name)?;
+    Ok(stream)
+}
+
+/// A part of a journal.
+pub(super) fn open_span(dir: &OwnedFd, name: &[u8], offset: u64) -> io::Result<File> {
+    let mut file = File::from(open_read(dir.as_fd(), name, Reading::default())?);
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file)
+}
+
+/// Appends the item as journals and messages hold it.
+pub fn encode_item(item: &Item, into: &mut Vec<u8>) {
+    let start = into.len();
+    into.extend_from_slice(&[0; 4]);
+    let mut grown = postcard::to_extend(item, std::mem::take(into)).expect("an item always encodes into memory");
+    let len = u32::try_from(grown.len() - start - 4).expect("a path is far below 4 GiB");
+    grown[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    *into = grown;
+}
+
+/// The items of a message.
+///
+/// # Errors
+/// `InvalidData` where the bytes are not items.
+pub fn decode_all(mut bytes: &[u8]) -> io::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    while let Some(item) = decode_item(&mut bytes)? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// The next item, or `None` at the end.
+pub(super) fn decode_item(from: &mut impl Read) -> io::Result<Option<Item>> {
+    // far above the path of the deepest tree; a length beyond it is damage
+    const LONGEST: u32 = 1 << 26;
+    let mut len = [0; 4];
+    match from.read(&mut len[..1])? {
+        0 => return Ok(None),
+        _ => from.read_exact(&mut len[1..])?,
+    }
+    let len = u32::from_le_bytes(len);
+    if len > LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an item of {len} bytes")));
+    }
+    let mut encoded = vec![0; len as usize];
+    from.read_exact(&mut encoded)?;
+    postcard::from_bytes(&encoded).map(Some).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+}
+
+pub(super) type GroupReader = io::Take<BufReader<File>>;

@@ -1,0 +1,176 @@
+//! Checkpoints: when all ranks make what they have finished durable, and in which order. A state machine without clock
+//! and messages of its own.
+//!
+//! Every rank seals what it has finished; when all have, one rank a node makes the node's data durable; when all have,
+//! every rank appends what it sealed to its journal. So no journal ever names what is not durable. Copying goes on
+//! meanwhile.
+
+use std::time::Duration;
+
+use crate::proto::{Checkpoint, Durability};
+
+/// Bytes of data after which a checkpoint is made before its time.
+const MAX_BYTES: u64 = 4 << 30;
+
+/// The state of the current checkpoint.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    ranks: usize,
+    /// One rank a node.
+    leaders: Vec<usize>,
+    interval: Duration,
+    state: State,
+    seq: u64,
+    /// When the last one ended, since the job's start.
+    ended: Duration,
+    /// Bytes that had been moved when it began.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Sealing { waiting: usize, any: bool },
+    Syncing { waiting: usize },
+    Committing { waiting: usize },
+}
+
+/// A rank answers something that it was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an answer to another checkpoint")]
+pub struct OutOfOrder;
+
+/// What to send next, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orders {
+    pub(super) ranks: Vec<usize>,
+    pub(super) order: Checkpoint,
+}
+
+impl Checkpoints {
+    pub(super) fn new(ranks: usize, leaders: Vec<usize>, interval: Duration, durability: Durability) -> Self {
+        let leaders = if durability == Durability::Checkpoint { leaders } else { Vec::new() };
+        Self { ranks, leaders, interval, state: State::Idle, seq: 0, ended: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Whether none is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    /// Whether it is time for one: `now` is since the job's start, `full` if a rank has much to write down.
+    pub(super) fn is_due(&self, now: Duration, bytes_moved: u64, full: bool) -> bool {
+        self.is_idle() && (full || now - self.ended >= self.interval || bytes_moved - self.bytes >= MAX_BYTES)
+    }
+
+    /// Begins one.
+    pub(super) fn begin(&mut self, bytes_moved: u64) -> Orders {
+        self.seq += 1;
+        self.bytes = bytes_moved;
+        self.state = State::Sealing { waiting: self.ranks, any: false };
+        self.to_all(Checkpoint::Seal(self.seq))
+    }
+
+    fn to_all(&self, order: Checkpoint) -> Orders {
+        Orders { ranks: (0..self.ranks).collect(), order }
+    }
+
+    /// Takes a rank's answer.
+    ///
+    /// # Errors
+    /// It is not one to what was asked.
+    pub(super) fn take(&mut self, answer: &Checkpoint, now: Duration) -> Result<Option<Orders>, OutOfOrder> {
+        if answer.seq() != self.seq {
+            return Err(OutOfOrder);
+        }
+        let next = match (self.state, answer) {
+            (State::Sealing { waiting, any }, Checkpoint::Sealed(_, some)) => {
+                let any = any || *some;
+                match waiting - 1 {
+                    0 if !any => State::Idle,
+                    0 if self.leaders.is_empty() => State::Committing { waiting: self.ranks },
+                    0 => State::Syncing { waiting: self.leaders.len() },
+                    waiting => State::Sealing { waiting, any },
+                }
+            }
+            (State::Syncing { waiting: 1 }, Checkpoint::Synced(..)) => State::Committing { waiting: self.ranks },
+            (State::Syncing { waiting }, Checkpoint::Synced(..)) => State::Syncing { waiting: waiting - 1 },
+            (State::Committing { waiting: 1 }, Checkpoint::Committed(..)) => State::Idle,
+            (State::Committing { waiting }, Checkpoint::Committed(..)) => State::Committing { waiting: waiting - 1 },
+            _ => return Err(OutOfOrder),
+        };
+        let changed = std::mem::discriminant(&next) != std::mem::discriminant(&self.state);
+        self.state = next;
+        Ok(match next {
+            _ if !changed => None,
+            State::Idle => {
+                self.ended = now;
+                None
+            }
+            State::Syncing { .. } => Some(Orders { ranks: self.leaders.clone(), order: Checkpoint::Sync(self.seq) }),
+            State::Committing { .. } => Some(self.to_all(Checkpoint::Commit(self.seq))),
+            State::Sealing { .. } => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(7);
+
+    fn checkpoints(durability: Durability) -> Checkpoints {
+        Checkpoints::new(3, vec![0, 2], Duration::from_secs(5), durability)
+    }
+
+    #[test]
+    fn nothing_is_written_down_before_all_is_sealed_and_synced() {
+        let mut state = checkpoints(Durability::Checkpoint);
+        assert_eq!(state.begin(0), Orders { ranks: vec![0, 1, 2], order: Checkpoint::Seal(1) });
+        assert_eq!(state.take(&Checkpoint::Committed(1, Ok(())), NOW), Err(OutOfOrder));
+        assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(None));
+        assert_eq!(state.take(&Checkpoint::Sealed(1, true), NOW), Ok(None));
+        let sync = Orders { ranks: vec![0, 2], order: Checkpoint::Sync(1) };
+        assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(Some(sync)));
+        assert_eq!(state.take(&Checkpoint::Synced(1, Ok(())), NOW), Ok(None));
+        let commit = Orders { ranks: vec![0, 1, 2], order: Checkpoint::Commit(1) };
+        assert_eq!(state.take(&Checkpoint::Synced(1, Ok(())), NOW), Ok(Some(commit)));
+        for _ in 0..3 {
+            assert!(!state.is_idle());
+            assert_eq!(state.take(&Checkpoint::Committed(1, Ok(())), NOW), Ok(None));
+        }
+        assert!(state.is_idle() && !state.is_due(NOW, 0, false));
+        assert_eq!(state.take(&Checkpoint::Sealed(2, true), NOW), Err(OutOfOrder));
+    }
+
+    #[test]
+    fn where_nothing_was_finished_nothing_is_synced() {
+        let mut state = checkpoints(Durability::Checkpoint);
+        state.begin(0);
+        (0..3).for_each(|_| assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(None)));
+        assert!(state.is_idle());
+    }
+
+    #[test]
+    fn without_durability_only_the_journals_are_written() {
+        let mut state = checkpoints(Durability::None);
+        state.begin(0);
+        state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
+        state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
+        let orders = state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
+        assert_eq!(orders.map(|orders| orders.order), Some(Checkpoint::Commit(1)));
+    }
+
+    #[test]
+    fn time_bytes_and_full_memory_make_one_due() {
+        let mut state = checkpoints(Durability::Checkpoint);
+        let second = Duration::from_secs(1);
+        assert!(!state.is_due(second, 1 << 30, false));
+        assert!(
+            state.is_due(5 * second, 0, false) && state.is_due(second, 4 << 30, false) && state.is_due(second, 0, true)
+        );
+        state.begin(4 << 30);
+        assert!(!state.is_due(5 * second, 9 << 30, true), "one at a time");
+    }
+}
