@@ -33,6 +33,8 @@ mod merge;
 mod reader;
 mod writer;
 
+use std::os::fd::BorrowedFd;
+
 use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;
@@ -40,6 +42,7 @@ pub use merge::{Merged, Stream};
 pub use reader::{Found, Groups, Trouble, read};
 pub use writer::{Journal, Recorder, decode_all, encode_item};
 
+use crate::sys::{Errno, Reading, list, open_dir_at};
 use crate::types::{Identity, Record, RelPath};
 
 /// The version of the format that is written.
@@ -97,10 +100,27 @@ pub struct Header {
     pub ranks: u32,
 }
 
+/// How the names of journals begin.
+const PREFIX: &str = "journal-";
+
+/// The generation after all those that have a journal in a state directory: runs that were killed leave theirs.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn next_generation(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut last = 0;
+    list(open_dir_at(dir, b".", Reading::default())?, |entry| {
+        let name = std::str::from_utf8(entry.name).ok().and_then(|name| name.strip_prefix(PREFIX));
+        let generation = name.and_then(|name| name.split('.').next()?.parse().ok());
+        last = last.max(generation.unwrap_or(0));
+    })?;
+    Ok(last + 1)
+}
+
 impl Header {
     /// The name of its file in the state directory.
     pub fn name(self) -> Vec<u8> {
-        format!("journal-{:06}.{}", self.generation, self.rank).into_bytes()
+        format!("{PREFIX}{:06}.{}", self.generation, self.rank).into_bytes()
     }
 
     fn encode(self) -> [u8; HEADER_LEN] {

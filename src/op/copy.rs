@@ -82,7 +82,8 @@ fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), String
     let plan = resolve(config, policy).map_err(|refusal| refusal.to_string())?;
     let job = job(&plan, config, started);
     let prepared = prepare(&plan, &job)?;
-    Ok((plan, Job { coarse_times: prepared.coarse_times, ..job }, prepared))
+    let job = Job { coarse_times: prepared.coarse_times, generation: prepared.generation, ..job };
+    Ok((plan, job, prepared))
 }
 
 fn refuse(mut lead: Lead<'_>) -> ExitCode {

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::resolve::Plan;
-use crate::journal::Header;
+use crate::journal::{Header, next_generation};
 use crate::manifest::Place;
 use crate::proto::Job;
 use crate::state::{self, marker_name, previous_name};
@@ -25,6 +25,8 @@ pub(super) struct Prepared {
     pub(super) manifest: Option<Place>,
     /// The root does not keep times to the nanosecond.
     pub(super) coarse_times: bool,
+    /// Of the journals, from 1.
+    pub(super) generation: u32,
 }
 
 /// Makes the copy's root, the state directory and the marker, unless nothing is to be written.
@@ -34,7 +36,8 @@ pub(super) struct Prepared {
 pub(super) fn prepare(plan: &Plan, job: &Job) -> Result<Prepared, String> {
     let manifest = |state: Option<&OwnedFd>| manifest_place(plan, state);
     if job.policy.dry_run {
-        return Ok(Prepared { root: None, state: None, manifest: manifest(None)?, coarse_times: false });
+        let manifest = manifest(None)?;
+        return Ok(Prepared { root: None, state: None, manifest, coarse_times: false, generation: 1 });
     }
     let failed = |name: &[u8], err: Errno| {
         let path = if name.is_empty() { plan.root.clone() } else { plan.root.join(state::os_name(name)) };
@@ -49,9 +52,11 @@ pub(super) fn prepare(plan: &Plan, job: &Job) -> Result<Prepared, String> {
         }
         let state = if job.has_state { Some(state::make(root.as_fd())) } else { None };
         let state = state.transpose().map_err(|err| failed(state::DIR_NAME, err))?;
+        let generation = state.as_ref().map_or(Ok(1), |state| next_generation(state.as_fd()));
+        let generation = generation.map_err(|err| failed(state::DIR_NAME, err))?;
         let marker = marker_name(job.id);
         let coarse_times = make_marker(root.as_fd(), &marker).map_err(|err| failed(&marker, err))?;
-        Ok(Prepared { manifest: manifest(state.as_ref())?, root: Some(root), state, coarse_times })
+        Ok(Prepared { manifest: manifest(state.as_ref())?, root: Some(root), state, coarse_times, generation })
     });
     made.inspect_err(|_| {
         if let Ok(root) = open_root(&plan.root) {
