@@ -164,6 +164,7 @@ impl Simulation {
                 bytes_moved: 0,
                 ended: Stats::default(),
                 full: false,
+                not_durable: None,
                 failures: vec![],
             };
             for task in work.tasks {
@@ -366,6 +367,7 @@ fn a_result_that_does_not_fit_its_task_is_refused() {
         bytes_moved: 0,
         ended: Stats::default(),
         full: false,
+        not_durable: None,
         failures: vec![],
     };
     let error = Err(CoordinatorError::WrongResult { rank: 0, id: work.id });

@@ -89,7 +89,7 @@ impl Batch {
     }
 
     /// The items as a journal holds them, sorted by path.
-    pub(super) fn into_sorted_bytes(mut self) -> Vec<u8> {
+    pub(super) fn sorted_bytes(&mut self) -> Vec<u8> {
         self.sort();
         let mut sorted = Vec::with_capacity(self.bytes.len());
         for slot in &self.slots {

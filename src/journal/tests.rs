@@ -44,7 +44,7 @@ fn batch(items: impl IntoIterator<Item = Item>) -> Batch {
 fn written(groups: &[Vec<Item>]) -> (tempfile::TempDir, Vec<u8>) {
     let home = tempfile::tempdir().expect("a temporary directory");
     let dir = Arc::new(open_root(home.path()).expect("opens"));
-    let mut journal = Journal::create(Some(dir), HEADER, true).expect("created");
+    let mut journal = Journal::new(Some(dir), HEADER, true);
     groups.iter().for_each(|items| journal.commit(batch(items.clone())).expect("committed"));
     let bytes = fs::read(home.path().join("journal-000002.3")).expect("read");
     (home, bytes)
@@ -154,7 +154,7 @@ fn entries_come_back_sorted_through_many_groups() {
     for durable in [false, true] {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = Arc::new(open_root(home.path()).expect("opens"));
-        let mut journal = Journal::create(Some(dir), HEADER, durable).expect("created");
+        let mut journal = Journal::new(Some(dir), HEADER, durable);
         let (groups, each) = if durable { (3, 10) } else { (5000, 40) };
         for group in 0..groups {
             let items = (0..each).map(|n| entry(group * each + n)).chain([range(group)]);

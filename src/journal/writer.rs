@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::merge::{Merged, Stream};
 use super::{Batch, DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, Header, Item};
-use crate::sys::{Errno, Reading, create_new, open_read, remove_file, sync_data, sync_file};
+use crate::sys::{Reading, create_new, open_read, remove_file, sync_data, sync_dir, sync_file};
 use crate::types::Stats;
 
 /// What a rank has finished and not yet written down. Shared by its threads.
@@ -68,8 +68,10 @@ pub struct Journal {
 
 struct Place {
     dir: Arc<OwnedFd>,
-    name: Vec<u8>,
-    file: File,
+    header: Header,
+    /// Made with the first group: a run that is refused leaves nothing.
+    file: Option<File>,
+    /// Bytes that are written and whole.
     end: u64,
     /// Each group is made durable.
     durable: bool,
@@ -79,26 +81,32 @@ impl Journal {
     /// Groups and runs that are merged at once; each takes a buffer.
     const FAN_IN: usize = 64;
 
-    /// Begins the journal in a directory; or in memory, for few items.
-    ///
-    /// # Errors
-    /// The file cannot be created, written, or made durable.
-    pub fn create(dir: Option<Arc<OwnedFd>>, header: Header, durable: bool) -> io::Result<Self> {
-        let place = dir.map(|dir| Place::create(dir, header, durable)).transpose()?;
-        Ok(Self { place, memory: Vec::new(), spans: Vec::new(), runs_made: 0 })
+    /// Of a rank whose journal is to be in a directory; or in memory, for few items.
+    pub fn new(dir: Option<Arc<OwnedFd>>, header: Header, durable: bool) -> Self {
+        let place = dir.map(|dir| Place { dir, header, file: None, end: 0, durable });
+        Self { place, memory: Vec::new(), spans: Vec::new(), runs_made: 0 }
     }
 
-    /// Appends a group, whose data is durable, and makes it durable too.
+    /// Appends a group, whose data is durable, and makes it durable too. Where there is no space for it, it stays in
+    /// memory, for the manifest alone.
     ///
     /// # Errors
     /// It cannot be written or made durable.
-    pub fn commit(&mut self, items: Batch) -> io::Result<()> {
+    pub fn commit(&mut self, mut items: Batch) -> io::Result<()> {
         if items.is_empty() {
             return Ok(());
         }
-        match &mut self.place {
-            None => self.memory.push(items),
-            Some(place) => self.spans.push(place.append(items)?),
+        let Some(place) = &mut self.place else {
+            self.memory.push(items);
+            return Ok(());
+        };
+        match place.append(&mut items) {
+            Ok(span) => self.spans.push(span),
+            Err(err) if matches!(err.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                place.take_back()?;
+                self.memory.push(items);
+            }
+            Err(err) => return Err(err),
         }
         Ok(())
     }
@@ -113,14 +121,14 @@ impl Journal {
             memory.into_iter().map(|items| Stream::Memory(Box::new(items.into_sorted()))).collect();
         let Some(place) = &self.place else { return Merged::new(streams) };
         for &(offset, len) in &self.spans {
-            streams.push(Stream::group(&place.dir, &place.name, offset, len)?);
+            streams.push(Stream::group(&place.dir, &place.header.name(), offset, len)?);
         }
         while streams.len() > Self::FAN_IN {
             let mut runs = Vec::new();
             let mut rest = streams.into_iter().peekable();
             while rest.peek().is_some() {
                 let some = rest.by_ref().take(Self::FAN_IN).collect();
-                let name = [&place.name, format!(".run{}", self.runs_made).as_bytes()].concat();
+                let name = [&place.header.name(), format!(".run{}", self.runs_made).as_bytes()].concat();
                 self.runs_made += 1;
                 runs.push(write_run(&place.dir, name, Merged::new(some)?)?);
             }
@@ -131,44 +139,50 @@ impl Journal {
 }
 
 impl Place {
-    fn create(dir: Arc<OwnedFd>, header: Header, durable: bool) -> io::Result<Self> {
-        let name = header.name();
-        let mut file = File::from(create_new(dir.as_fd(), &name, 0o600)?);
-        let bytes = header.encode();
-        file.write_all(&bytes)?;
-        if durable {
-            sync_file(file.as_fd())?;
-            sync_names(&dir)?;
+    fn open(&mut self) -> io::Result<&File> {
+        if self.file.is_none() {
+            let mut file = File::from(create_new(self.dir.as_fd(), &self.header.name(), 0o600)?);
+            let header = self.header.encode();
+            if let Err(err) = file.write_all(&header) {
+                remove_file(self.dir.as_fd(), &self.header.name())?;
+                return Err(err);
+            }
+            if self.durable {
+                sync_file(file.as_fd())?;
+                sync_dir(self.dir.as_fd())?;
+            }
+            self.end = header.len() as u64;
+            self.file = Some(file);
         }
-        Ok(Self { dir, name, file, end: bytes.len() as u64, durable })
+        Ok(self.file.as_ref().expect("made above"))
     }
 
-    fn append(&mut self, items: Batch) -> io::Result<(u64, u64)> {
-        let count = items.len() as u64;
-        let items = items.into_sorted_bytes();
+    fn append(&mut self, items: &mut Batch) -> io::Result<(u64, u64)> {
+        let (durable, count) = (self.durable, items.len() as u64);
+        let items = items.sorted_bytes();
         let mut header = [0; GROUP_HEADER_LEN];
         header[..8].copy_from_slice(GROUP_MAGIC);
         header[8..16].copy_from_slice(&count.to_le_bytes());
         header[16..24].copy_from_slice(&(items.len() as u64).to_le_bytes());
         let mut hasher = blake3::Hasher::new();
         hasher.update(&header).update(&items);
-        self.file.write_all(&header)?;
-        self.file.write_all(&items)?;
-        self.file.write_all(hasher.finalize().as_bytes())?;
-        if self.durable {
-            sync_data(self.file.as_fd())?;
+        let mut file = self.open()?;
+        file.write_all(&header)?;
+        file.write_all(&items)?;
+        file.write_all(hasher.finalize().as_bytes())?;
+        if durable {
+            sync_data(file.as_fd())?;
         }
         let span = (self.end + GROUP_HEADER_LEN as u64, items.len() as u64);
         self.end = span.0 + span.1 + DIGEST_LEN as u64;
         Ok(span)
     }
-}
 
-/// Not every FUSE file system can sync a directory.
-fn sync_names(dir: &OwnedFd) -> io::Result<()> {
-    match sync_file(dir.as_fd()) {
-        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
-        synced => Ok(synced?),
+    /// Cuts off what was not written whole.
+    fn take_back(&mut self) -> io::Result<()> {
+        let Some(mut file) = self.file.as_ref() else { return Ok(()) };
+        file.set_len(self.end)?;
+        file.seek(SeekFrom::Start(self.end)).map(drop)
     }
 }
 

@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use crate::digest::hex;
-use crate::sys::{Errno, close, create_new, rename, sync_file};
+use crate::sys::{close, create_new, rename, sync_dir};
 use crate::types::{Facts, Failure, Kind, Outcome, Record, RelPath, Stats};
 
 /// The version of the format that is written.
@@ -215,11 +215,7 @@ impl Writer {
         close(file.into())?;
         let dir = self.place.dir.as_fd();
         rename(dir, &self.temporary, &self.place.name)?;
-        match sync_file(dir) {
-            // not every FUSE file system can sync a directory
-            Err(Errno::EINVAL | Errno::ENOSYS) => {}
-            synced => synced?,
-        }
+        sync_dir(dir)?;
         Ok(stats)
     }
 

@@ -189,6 +189,9 @@ impl<'a> Lead<'a> {
             Incoming::Checkpoint(answer) => return self.take_checkpoint(checkpoints, from, &answer),
             _ => return Err(LeadError::Unexpected(from, "a message that is no report")),
         };
+        if let Some(trouble) = report.not_durable {
+            return Err(LeadError::NotDurable(from, trouble));
+        }
         self.full |= report.full;
         for (path, failure) in &report.failures {
             self.display.failure(path, failure);

@@ -138,7 +138,11 @@ impl Prepared {
         let (Some(root), Some(state)) = (&self.root, &self.state) else { return Ok(()) };
         for rank in 0..u32::try_from(ranks).unwrap_or(u32::MAX) {
             let name = Header { job_id: job.id, generation: job.generation, rank, ranks: 0 }.name();
-            remove_file(state.as_fd(), &name).map_err(|err| (name, err))?;
+            match remove_file(state.as_fd(), &name) {
+                // a rank that finished nothing has none
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(err) => return Err((name, err)),
+            }
         }
         if plan.manifest.is_none() {
             return Ok(());

@@ -253,6 +253,8 @@ pub struct Report {
     pub ended: Stats,
     /// The rank has much in memory to write down.
     pub full: bool,
+    /// Names could not be made durable, in words: the job cannot go on.
+    pub not_durable: Option<String>,
     /// Of the failures, the first few; `ended` counts them all.
     pub failures: Vec<(RelPath, Failure)>,
 }

@@ -184,6 +184,7 @@ fn message() -> impl Strategy<Value = Message> {
                     bytes_moved,
                     ended: Stats::from_array(ended),
                     full: true,
+                    not_durable: None,
                     failures,
                 })
             }),

@@ -19,7 +19,7 @@ use loops::{Ancestor, is_inside};
 use crate::policy::{Filter, Selection};
 use crate::proto::{DirBefore, Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::state;
-use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, open_dir_at, strip_dir_acls};
+use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, open_dir_at, strip_dir_acls, sync_dir};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 /// The number of a directory in this job.
@@ -76,6 +76,8 @@ pub struct Roots {
     pub destination: Arc<OwnedFd>,
     /// How sources are opened.
     pub reading: Reading,
+    /// Each new directory has to be made durable on its own.
+    pub sync_dirs: bool,
     /// Directories that a thread may keep open on each side.
     pub cached_dirs: usize,
 }
@@ -105,6 +107,7 @@ struct Shared {
     source_metas: Vec<Meta>,
     destination_meta: Meta,
     reading: Reading,
+    sync_dirs: bool,
     stack: Mutex<Stack>,
     changed: Condvar,
     next_id: AtomicU64,
@@ -151,6 +154,7 @@ impl Scan {
             source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
             destination_meta: Meta::of(&roots.destination)?,
             reading: roots.reading,
+            sync_dirs: roots.sync_dirs,
             choice,
             stack: Mutex::new(Stack { pending: pending.collect(), busy: 0 }),
             changed: Condvar::new(),
@@ -454,6 +458,9 @@ impl Scanner {
             make_dir(parent.as_fd(), name, job.fresh).map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
         if there.is_none() && job.policy.strips_inherited_acls() {
             strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
+        }
+        if there.is_none() && self.shared.sync_dirs {
+            sync_dir(parent.as_fd()).map_err(|err| failure(Op::Fsync, Side::Destination, err))?;
         }
         Ok(there)
     }

@@ -108,6 +108,18 @@ pub fn sync_file(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     fsync(fd)
 }
 
+/// Makes the names in a directory durable. Not every FUSE file system can sync a directory; those that cannot keep names
+/// on their own.
+///
+/// # Errors
+/// Those of fsync(2) that do not mean this.
+pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    match fsync(dir) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Makes the data of one file durable, and of its metadata what is needed to read it.
 ///
 /// # Errors

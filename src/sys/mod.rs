@@ -17,7 +17,7 @@ pub use buffer::Buffer;
 pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root, strip_dir_acls};
 pub use file::{
     End, Reading, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len, sync_data,
-    sync_file, sync_file_system, syncfs_reaches,
+    sync_dir, sync_file, sync_file_system, syncfs_reaches,
 };
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};

@@ -63,6 +63,9 @@ impl Mover {
                 }
             }
         }
+        if let Ok((_, to)) = &dirs {
+            self.sync_names(to.as_fd());
+        }
         TaskResult::Returned(returned)
     }
 
@@ -76,8 +79,11 @@ impl Mover {
         (links, attempts): (Links, u8),
         unlinkable: bool,
     ) -> TaskResult {
-        let attempt =
-            self.place(source, &path).and_then(|place| self.copy_entry(source, &place, kind, links, attempts));
+        let attempt = self.place(source, &path).and_then(|place| {
+            let attempt = self.copy_entry(source, &place, kind, links, attempts);
+            self.sync_names(place.dest());
+            attempt
+        });
         let owned = match attempt {
             Ok(Attempt::Done(mut facts)) => {
                 if unlinkable {

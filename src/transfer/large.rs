@@ -94,6 +94,7 @@ impl Mover {
             return Err(Errno::EEXIST).at(Op::Rename, DEST);
         }
         rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;
+        self.sync_names(place.dest());
         Ok(Some(facts(&kept.meta, kept.unkept, None)))
     }
 

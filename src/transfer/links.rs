@@ -45,8 +45,11 @@ impl Mover {
         let place = self.place(source, path)?;
         let from = (owner_dir.as_fd(), owner_name);
         match self.make_beside(source, &place, |name| link(from, (place.dest(), name))) {
-            Ok(((), None)) => Ok(true),
-            Ok(((), Some(temporary))) => replace(&place, &temporary).map(|()| true),
+            Ok(((), temporary)) => {
+                temporary.map_or(Ok(()), |temporary| replace(&place, &temporary))?;
+                self.sync_names(place.dest());
+                Ok(true)
+            }
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK | Errno::EXDEV) => Ok(false),
             Err(err) => Err(err).at(Op::Link, DEST),
         }

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, has_default_acl, strip_acls, sync_file,
+    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, has_default_acl, strip_acls, sync_dir, sync_file,
 };
 use crate::types::{Failure, Kind, Op, Unkept};
 
@@ -178,12 +178,9 @@ impl Mover {
         if self.node.sync_each { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
     }
 
-    /// The same for a directory's names. Not every FUSE file system can sync a directory.
+    /// The same for a directory's names.
     pub(super) fn sync_dir_if_needed(&self, dir: BorrowedFd<'_>) -> Result<(), Failure> {
-        match self.sync_if_needed(dir) {
-            Err(Failure { errno: libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EBADF, .. }) => Ok(()),
-            synced => synced,
-        }
+        if self.node.sync_each { sync_dir(dir).at(Op::Fsync, DEST) } else { Ok(()) }
     }
 }
 

@@ -45,6 +45,8 @@ struct TaskLog {
     records: Batch,
     failures: Vec<(RelPath, Failure)>,
     bytes_moved: u64,
+    /// Names in a directory could not be made durable: none of the records may be written down.
+    not_durable: Option<Failure>,
 }
 
 /// The names of one entry in both trees.
@@ -105,9 +107,20 @@ impl Mover {
         let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
         let log = std::mem::take(&mut self.task);
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.append(&log.records);
+        if log.not_durable.is_none() {
+            recorder.append(&log.records);
+        }
         let full = recorder.is_full();
-        Report { id, results, bytes_moved: log.bytes_moved, ended: *log.records.stats(), full, failures: log.failures }
+        let not_durable = log.not_durable.map(|failure| failure.to_string());
+        Report {
+            id,
+            results,
+            bytes_moved: log.bytes_moved,
+            ended: *log.records.stats(),
+            full,
+            not_durable,
+            failures: log.failures,
+        }
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
@@ -142,6 +155,13 @@ impl Mover {
     fn fail(&mut self, path: RelPath, kind: Kind, failure: Failure) -> TaskResult {
         self.end(path, kind, Outcome::Failed(failure));
         TaskResult::Ended
+    }
+
+    /// Makes the names of a directory durable, where syncfs would not.
+    fn sync_names(&mut self, dir: BorrowedFd<'_>) {
+        if let Err(failure) = self.sync_dir_if_needed(dir) {
+            self.task.not_durable = Some(failure);
+        }
     }
 
     /// The source's directory below its root that becomes `path` of the copy, or holds the single entry.

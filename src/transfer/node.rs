@@ -14,7 +14,7 @@ use super::owners::IdMap;
 use crate::policy::XattrChoice;
 use crate::proto::Job;
 use crate::state::marker_name;
-use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_file, sync_file_system, syncfs_reaches, user_name};
+use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -96,14 +96,12 @@ impl Node {
     /// Those of syncfs(2), also of what was written back since the root was opened.
     pub fn sync(&self) -> Result<(), Errno> {
         let root = self.destination.as_fd();
-        if !self.sync_each {
-            return sync_file_system(root);
-        }
-        match sync_file(root) {
-            // not every FUSE file system can sync a directory
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
-            synced => synced,
-        }
+        if self.sync_each { sync_dir(root) } else { sync_file_system(root) }
+    }
+
+    /// Whether each file and directory has to be made durable on its own.
+    pub fn syncs_each(&self) -> bool {
+        self.sync_each
     }
 
     /// What names the file that `meta` describes, the same on every node.

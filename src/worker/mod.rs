@@ -134,9 +134,9 @@ impl Worker {
         let (rank, ranks) = (number(comm.rank()), number(comm.size()));
         let header = Header { job_id: job.id, generation: job.generation, rank, ranks };
         let (events_sender, events) = unbounded();
-        let keeper = Journal::create(dir.map(Arc::new), header, durable)
-            .and_then(|journal| Keeper::start(&node, journal, events_sender.clone()))
-            .map_err(|err| hello(Some(format!("cannot begin the journal of what is copied: {err}"))))?;
+        let journal = Journal::new(dir.map(Arc::new), header, durable);
+        let keeper = Keeper::start(&node, journal, events_sender.clone())
+            .map_err(|err| hello(Some(format!("cannot start the thread that keeps the journal: {err}"))))?;
         let recorder = Arc::new(Mutex::new(Recorder::default()));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
@@ -274,7 +274,13 @@ impl Worker {
     /// The open roots, for the scan of rank 0.
     pub fn roots(&self) -> Roots {
         let (sources, destination) = (self.node.source_dirs(), Arc::clone(self.node.destination()));
-        Roots { sources, destination, reading: reading(&self.job), cached_dirs: self.cached_dirs }
+        Roots {
+            sources,
+            destination,
+            reading: reading(&self.job),
+            sync_dirs: self.node.syncs_each(),
+            cached_dirs: self.cached_dirs,
+        }
     }
 
     /// The counters of all that this rank has ended.

@@ -98,7 +98,7 @@ fn the_journals_of_a_killed_run_name_only_what_is_there_complete() {
         kill_at(job.start([&src, &dst]), &dst, bytes);
         assert!(!dst.join(".pcopy/manifest.jsonl").exists());
         let files = journals(&dst);
-        assert_eq!(files.len(), ranks, "{files:?}");
+        assert!((1..=ranks).contains(&files.len()), "{files:?}");
         let paths: Vec<_> = files.iter().flat_map(|journal| copied_paths(journal)).collect();
         assert!(paths.len() >= 50, "{} entries in the journals", paths.len());
         assert_eq!(paths.iter().collect::<BTreeSet<_>>().len(), paths.len(), "each entry ended once");
@@ -132,7 +132,8 @@ fn a_killed_run_is_run_again_over_what_it_left() {
         kill_at(job.start([&src.join(""), &dst]), &dst, before + 20_000);
     }
     let left = journals(&dst);
-    assert_eq!(left.len(), 4, "two runs of two ranks: {left:?}");
+    let generations: BTreeSet<_> = left.iter().map(|path| path.file_stem().unwrap()).collect();
+    assert_eq!(generations.len(), 2, "of two runs: {left:?}");
     job.run([&src.join(""), &dst]).assert_code(0);
     assert_eq!(journals(&dst), left, "those of the killed runs are nobody's to remove");
     let leftover = |words: &String| words.contains(".pcopy-") && words.ends_with(".tmp: not in the source");
