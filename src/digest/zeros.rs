@@ -2,8 +2,9 @@
 //!
 //! BLAKE3 numbers its chunks, so that the same zeros hash to another value at every offset: a hole of 1 TiB costs as
 //! much as a TiB of data. `zeros.bin` holds the chaining value of each [`PIECE_LEN`] bytes of zeros at a multiple of
-//! that, up to [`TABLE_LEN`], 32 bytes each; larger ones are merged from them (BLAKE3 paper, section 2.1). Made, and held
-//! against the hash of real zeros, by the tests below.
+//! that, up to [`TABLE_LEN`], 32 bytes each; larger ones are merged from them (BLAKE3 paper, section 2.1). An entry is what
+//! `hashed` below gives for its offset. The tests hold some against it, and tests/it/limits.rs nearly all: the digest of a
+//! sparse file of 1 TiB is merged from them, and was computed there by hashing every zero.
 
 use blake3::hazmat::{ChainingValue, Mode, merge_subtrees_non_root};
 
@@ -74,26 +75,5 @@ mod tests {
             assert_eq!(chaining_value(offset, len), None, "{offset} {len}");
         }
         assert!(chaining_value(0, TABLE_LEN).is_some());
-    }
-
-    /// `cargo test --release --lib make_the_table -- --ignored`: some minutes.
-    #[test]
-    #[ignore = "makes zeros.bin anew"]
-    fn make_the_table() {
-        let count = usize::try_from(TABLE_LEN / PIECE_LEN).expect("small");
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut table = vec![[0; 32]; count];
-        std::thread::scope(|scope| {
-            for (part, entries) in table.chunks_mut(count.div_ceil(threads)).enumerate() {
-                let first = part * count.div_ceil(threads);
-                scope.spawn(move || {
-                    for (index, entry) in entries.iter_mut().enumerate() {
-                        *entry = hashed((first + index) as u64 * PIECE_LEN, PIECE_LEN);
-                    }
-                });
-            }
-        });
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/digest/zeros.bin");
-        std::fs::write(path, table.concat()).expect("written");
     }
 }
