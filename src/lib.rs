@@ -27,6 +27,8 @@ pub mod scan;
 pub mod transfer;
 
 // roles: who decides, who works
+pub mod signals;
+
 pub mod coordinator;
 
 pub mod worker;

@@ -54,19 +54,23 @@ impl Display {
         self.started.elapsed()
     }
 
-    /// Says how far the job is, if it is time.
-    pub fn tick(&mut self, progress: impl FnOnce() -> Progress) {
-        let Some(passed) = self.is_time() else { return };
+    /// Says how far the job is, if it is time, or if it was `asked`.
+    pub fn tick(&mut self, asked: bool, progress: impl FnOnce() -> Progress) {
+        let passed = match self.is_time() {
+            Some(passed) => passed,
+            None if asked => self.last.elapsed(),
+            None => return,
+        };
         let progress = progress();
         let line = line(&progress, &self.last_progress, passed.as_secs_f64());
         self.last_progress = progress;
-        self.show(line);
+        self.show(line, asked);
     }
 
     /// Says what the job waits for after the copy, if it is time.
-    pub fn tick_phase(&mut self, phase: &str) {
-        if self.is_time().is_some() {
-            self.show(phase.to_string());
+    pub fn tick_phase(&mut self, phase: &str, asked: bool) {
+        if self.is_time().is_some() || asked {
+            self.show(phase.to_string(), asked);
         }
     }
 
@@ -80,13 +84,13 @@ impl Display {
         Some(passed)
     }
 
-    fn show(&self, line: String) {
+    fn show(&self, line: String, asked: bool) {
         match &self.bar {
-            Some(bar) => {
+            Some(bar) if !asked => {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => to_stderr(&format!("pcopy: {:.0} s: {line}", self.elapsed().as_secs_f64())),
+            _ => self.print(&format!("pcopy: {:.0} s: {line}", self.elapsed().as_secs_f64())),
         }
     }
 

@@ -26,6 +26,14 @@ pub enum Follow {
     Always,
 }
 
+/// What to do with what an earlier run has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Resume {
+    Auto,
+    Never,
+    Require,
+}
+
 /// Who is to own the copy, as the user wrote it.
 #[derive(Clone, Debug, Default)]
 pub struct OwnerArgs {
@@ -53,6 +61,14 @@ pub struct Config {
     pub from0: bool,
     pub strict: bool,
     pub checkpoint_interval: Duration,
+    pub resume: Resume,
+    /// The destination is a directory to copy into, whatever is there.
+    pub into: bool,
+    pub state_dir: Option<PathBuf>,
+    /// Since the start of the run.
+    pub time_limit: Option<Duration>,
+    /// Before the time limit.
+    pub grace: Option<Duration>,
     pub manifest: Option<PathBuf>,
     /// Seconds; 0 for no progress.
     pub progress_s: u64,
@@ -119,6 +135,11 @@ impl Cli {
             let (wanted, used) = (self.block_size, human_bytes(block_len));
             notes.push(format!("the block size of {wanted} bytes is rounded up to {used}, a multiple of 4 KiB"));
         }
+        if let (Some(limit), Some(grace)) = (self.time_limit, self.grace)
+            && grace >= limit
+        {
+            return Err(error("--grace must be shorter than --time-limit".into()));
+        }
         let mut sources = self.paths;
         let destination = sources.pop().ok_or_else(|| error("nothing to copy: pcopy SRC... DST".into()))?;
         if sources.is_empty() {
@@ -139,8 +160,14 @@ impl Cli {
                 digest: !self.no_digest,
                 sparse: self.sparse,
                 durability: self.durability,
+                retries: self.retries,
             },
             checkpoint_interval: self.checkpoint_interval,
+            resume: if self.restart { Resume::Never } else { self.resume },
+            into: self.into,
+            state_dir: self.state_dir,
+            time_limit: self.time_limit,
+            grace: self.grace,
             policy,
             owners: OwnerArgs {
                 chown: self.chown,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-pub use config::{Config, FilterArg, Follow, Output, OwnerArgs};
+pub use config::{Config, FilterArg, Follow, Output, OwnerArgs, Resume};
 
 use crate::policy::{Aspect, Rule};
 use crate::proto::{Direct, Durability, Sparse};
@@ -25,6 +25,7 @@ const MAX_BLOCK_LEN: u64 = 1 << 30;
 const TO_COPY: &str = "What to copy";
 const TO_PRESERVE: &str = "What to preserve";
 const HOW: &str = "How to copy";
+const RESUMING: &str = "How to go on after a stop";
 const OUTPUT: &str = "What to say";
 
 const AFTER_HELP: &str = "\
@@ -33,6 +34,7 @@ Where the copy goes:
   DST is a directory       the copy is DST/NAME, by SRC's own name
   SRC/ (with a slash)      what is in SRC goes straight into DST
   several SRC              DST must be a directory
+  DST is an earlier copy   the same command line goes on with it: what is unchanged by size and time is left
 
 Patterns of --exclude and --include are rsync's; the first that matches decides:
   *.o         the name; * and ? do not match a slash
@@ -48,6 +50,7 @@ Exit codes:
    1  some entries failed: each is in the manifest with path, operation and errno, and on stderr;
       with --strict also when something could not be preserved
    2  bad usage, or refused before anything was written
+  75  stopped by a signal, a time limit or a full file system: the same command goes on
   70  the job could not be finished
 
 Examples:
@@ -56,6 +59,8 @@ Examples:
   mpirun -genv LD_PRELOAD /usr/lib64/libioil.so -np 8 -f hostfile pcopy $SOURCE $DEST";
 
 /// Copies trees and files in parallel with MPI: direct I/O, a BLAKE3 digest of every file, one manifest.
+///
+/// A copy that was stopped or killed goes on when the same command is run again, with any number of ranks.
 ///
 /// Directories are copied with all that is in them. Mode, owner (as root), times, extended attributes, ACLs, hard links and
 /// holes are preserved; what the destination cannot hold is counted, and marked in the manifest. What was copied stands in .pcopy/manifest.jsonl in the copy's root, one line an entry.
@@ -194,6 +199,37 @@ pub struct Cli {
     /// What is made durable before it is written down
     #[arg(help_heading = HOW, long, value_enum, value_name = "WHAT", default_value = "checkpoint")]
     durability: Durability,
+
+    /// What to do with what an earlier run of the same command has left: go on with it if there is any (auto), copy
+    /// everything again (never), or refuse where there is nothing (require)
+    #[arg(help_heading = RESUMING, long, value_enum, value_name = "WHEN", default_value = "auto", conflicts_with = "restart")]
+    resume: Resume,
+
+    /// Start over: the same as --resume=never
+    #[arg(help_heading = RESUMING, long)]
+    restart: bool,
+
+    /// Copy into DST as cp does, also where DST is an earlier copy of SRC, with which pcopy would go on
+    #[arg(help_heading = RESUMING, long)]
+    into: bool,
+
+    /// Keep the state of the job (journals, lock, manifest) in this directory instead of .pcopy in the copy's root; all
+    /// nodes must see it
+    #[arg(help_heading = RESUMING, long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Stop before this much time has passed, with exit code 75; the same command goes on
+    #[arg(help_heading = RESUMING, long, value_name = "TIME", value_parser = parse_duration)]
+    time_limit: Option<Duration>,
+
+    /// How long before the time limit, or before the end of the Slurm job, to stop [default: a tenth of the time, at most
+    /// 60s]
+    #[arg(help_heading = RESUMING, long, value_name = "TIME", value_parser = parse_duration)]
+    grace: Option<Duration>,
+
+    /// Times that an operation is tried again after EIO, ESTALE, ETIMEDOUT, EAGAIN, or ENOENT of what was just made
+    #[arg(help_heading = HOW, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    retries: u32,
 
     /// Copy as this user
     #[arg(help_heading = HOW, short = 'U', long, value_name = "USER")]

@@ -1,6 +1,6 @@
 //! Files that are copied in ranges: which ranges are left, what they hashed to, what comes next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::links::Member;
 use crate::digest::Merge;
@@ -26,6 +26,8 @@ struct Large {
     member: Member,
     next: u64,
     count: u64,
+    /// Ranges that earlier runs have copied, from `next` on.
+    there: HashSet<u64>,
     outstanding: u64,
     merge: Option<Merge>,
     trouble: Option<Trouble>,
@@ -34,6 +36,14 @@ struct Large {
 enum Trouble {
     Changed,
     Failed(Failure),
+}
+
+impl Large {
+    fn skip_what_is_there(&mut self) {
+        while self.there.remove(&self.next) {
+            self.next += 1;
+        }
+    }
 }
 
 /// What becomes of a file whose destination was removed.
@@ -64,14 +74,31 @@ impl LargeFiles {
         self.ranges_left
     }
 
-    pub(super) fn add(&mut self, file: LargeFile, member: Member) {
+    /// A file whose ranges are to be copied, but for those that are there: number and chaining value.
+    pub(super) fn add(&mut self, file: LargeFile, member: Member, done: &[(u64, Option<[u8; 32]>)]) {
         let id = self.next_id;
         self.next_id += 1;
         let count = Ranges::new(file.identity.size, file.range_len).count();
-        self.ranges_left += usize::try_from(count).unwrap_or(usize::MAX);
-        let merge = (self.digest && count > 1).then(|| Merge::new(count));
-        self.files.insert(id, Large { file, member, next: 0, count, outstanding: 0, merge, trouble: None });
-        self.dealing.push_back(id);
+        let mut merge = (self.digest && count > 1).then(|| Merge::new(count));
+        let mut there = HashSet::new();
+        for &(index, value) in done.iter().filter(|(index, _)| *index < count) {
+            // a range is recorded twice when a run was killed between two ranks' records of it
+            if value.is_some() == merge.is_some()
+                && there.insert(index)
+                && let (Some(merge), Some(value)) = (&mut merge, value)
+            {
+                merge.insert(index, value);
+            }
+        }
+        self.ranges_left += usize::try_from(count - there.len() as u64).unwrap_or(usize::MAX);
+        let mut large = Large { file, member, next: 0, count, there, outstanding: 0, merge, trouble: None };
+        large.skip_what_is_there();
+        if large.next == large.count {
+            self.ready.push_back(id);
+        } else {
+            self.dealing.push_back(id);
+        }
+        self.files.insert(id, large);
     }
 
     /// The next range of the first file that has one: file, range, task.
@@ -80,6 +107,7 @@ impl LargeFiles {
         let large = self.files.get_mut(&id).expect("a file that deals is there");
         let index = large.next;
         large.next += 1;
+        large.skip_what_is_there();
         large.outstanding += 1;
         self.ranges_left -= 1;
         if large.next == large.count {
@@ -108,7 +136,8 @@ impl LargeFiles {
             _ => {}
         }
         if large.next < large.count {
-            self.ranges_left -= usize::try_from(large.count - large.next).unwrap_or(usize::MAX);
+            let left = large.count - large.next - large.there.len() as u64;
+            self.ranges_left -= usize::try_from(left).unwrap_or(usize::MAX);
             large.next = large.count;
             self.dealing.retain(|&dealing| dealing != id);
         }

@@ -53,12 +53,29 @@ pub(super) enum Next {
 }
 
 impl Links {
-    /// A name of an entry that has `names` of them.
-    pub(super) fn add(&mut self, id: LinkId, identity: Identity, names: u64, member: Member) -> Next {
+    /// A name of an entry that has `names` of them; one that is `there` already is not copied.
+    pub(super) fn add(
+        &mut self,
+        id: LinkId,
+        identity: Identity,
+        names: u64,
+        member: Member,
+        there: Option<&Facts>,
+    ) -> Next {
         let Some(group) = self.groups.get_mut(&id) else {
-            let group = Group { identity, owner: None, waiting: VecDeque::new(), unseen: names.saturating_sub(1) };
+            let mut group = Group { identity, owner: None, waiting: VecDeque::new(), unseen: names.saturating_sub(1) };
+            let next = match there {
+                None => Next::Copy(Member { group: Some(id), ..member }),
+                Some(facts) => {
+                    // it is linked to itself, which does nothing but end it
+                    group.owner = Some((member.path.clone(), facts.clone()));
+                    group.waiting.push_back(member);
+                    self.ready.push_back(id);
+                    Next::Wait
+                }
+            };
             self.groups.insert(id, group);
-            return Next::Copy(Member { group: Some(id), ..member });
+            return next;
         };
         // ctime changes with every link that is made or removed; size and mtime tell whether the inode's
         // number was given to another file since

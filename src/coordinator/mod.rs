@@ -9,14 +9,16 @@ mod links;
 mod ranks;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use large::LargeFiles;
 use links::{Links, Member};
 use ranks::Ranks;
 
+use crate::journal::Partials;
 use crate::proto::{
-    DirBefore, FinishedDir, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned, Report, Returned, Task,
-    TaskResult,
+    DirBefore, FinishedDir, Known, LargeFile, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned,
+    Report, Returned, Task, TaskResult,
 };
 use crate::scan::{DirId, ScanEvent};
 use crate::types::{Failure, Kind, RelPath, Stats};
@@ -34,14 +36,19 @@ const MAX_DIRS: usize = 128;
 pub struct Coordinator {
     dirs: HashMap<DirId, Dir>,
     names: VecDeque<(DirId, Names)>,
+    /// Entries that earlier runs have recorded.
+    known: VecDeque<(DirId, Vec<Known>)>,
     queued_names: usize,
     queued_len: usize,
     finished_dirs: VecDeque<DirId>,
     /// Tasks that free memory or let others go on: they go first.
     urgent: VecDeque<(Task, Purpose)>,
     large: LargeFiles,
+    /// What earlier runs have copied of large files.
+    partials: Arc<Partials>,
     links: Links,
     ranks: Ranks,
+    halted: bool,
     assigned: HashMap<u64, Vec<Purpose>>,
     next_id: u64,
     scan_ended: bool,
@@ -110,16 +117,19 @@ pub enum CoordinatorError {
 }
 
 impl Coordinator {
-    /// For ranks with this many I/O threads each.
-    pub fn new(threads: &[u32], digest: bool) -> Self {
+    /// For ranks with this many I/O threads each; of large files there may be ranges already.
+    pub fn new(threads: &[u32], digest: bool, partials: Arc<Partials>) -> Self {
         Self {
             dirs: HashMap::new(),
             names: VecDeque::new(),
+            known: VecDeque::new(),
             queued_names: 0,
             queued_len: 0,
             finished_dirs: VecDeque::new(),
             urgent: VecDeque::new(),
             large: LargeFiles::new(digest),
+            partials,
+            halted: false,
             links: Links::default(),
             ranks: Ranks::new(threads),
             assigned: HashMap::new(),
@@ -156,6 +166,13 @@ impl Coordinator {
                 self.queued_len += names.byte_len();
                 self.names.push_back((dir, names));
             }
+            ScanEvent::Known { dir, entries } => {
+                self.seen += entries.len() as u64;
+                self.dir_mut(dir).open_entries += signed(entries.len() as u64);
+                self.queued_names += entries.len();
+                self.queued_len += known_len(&entries);
+                self.known.push_back((dir, entries));
+            }
             ScanEvent::Listed { dir, subdirs, excluded, before, failure } => {
                 self.excluded += excluded;
                 let state = self.dir_mut(dir);
@@ -174,6 +191,21 @@ impl Coordinator {
         self.scan_ended = true;
     }
 
+    /// The path of a directory that has not ended.
+    pub fn dir_path(&self, id: DirId) -> Option<&RelPath> {
+        self.dirs.get(&id).map(|dir| &dir.path)
+    }
+
+    /// Gives out no more work: what is assigned ends, or is broken off.
+    pub fn halt(&mut self) {
+        self.halted = true;
+    }
+
+    /// Whether no rank has anything of what was given out before the halt.
+    pub fn is_halted(&self) -> bool {
+        self.halted && self.assigned.is_empty()
+    }
+
     /// Takes a rank's report.
     ///
     /// # Errors
@@ -189,6 +221,10 @@ impl Coordinator {
         }
         self.ended.add(&report.ended);
         self.bytes_moved += report.bytes_moved;
+        if self.halted {
+            // another run will see what is left of them
+            return Ok(());
+        }
         for (purpose, result) in purposes.into_iter().zip(&report.results) {
             self.take_result(purpose, result).ok_or(CoordinatorError::WrongResult { rank, id })?;
         }
@@ -205,9 +241,16 @@ impl Coordinator {
                 }
                 self.entries_ended(dir, ended);
             }
+            (Purpose::Entries { dir, source, count }, TaskResult::Known { returned, .. }) => {
+                let ended = count.checked_sub(returned.len() as u64)?;
+                for entry in returned {
+                    self.take_returned(dir, source, entry);
+                }
+                self.entries_ended(dir, ended);
+            }
             (Purpose::Links(members), TaskResult::Returned(unlinkable)) => self.take_links(members, unlinkable),
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
-                Owned::Large(file) => self.large.add(file.clone(), member),
+                Owned::Large(file) => self.add_large(file, member),
                 owned => self.owner_ended(&member, owned),
             },
             (Purpose::Range { file, index }, TaskResult::Range(value)) => self.large.range_done(file, index, *value)?,
@@ -247,11 +290,11 @@ impl Coordinator {
     fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) {
         match entry {
             Returned::Large(file) => {
-                self.large.add(file.clone(), Member::new(dir, source, file.path.clone(), Kind::File));
+                self.add_large(file, Member::new(dir, source, file.path.clone(), Kind::File));
             }
-            Returned::Linked { path, kind, id, identity, names } => {
+            Returned::Linked { path, kind, id, identity, names, there } => {
                 let member = Member::new(dir, source, path.clone(), *kind);
-                match self.links.add(*id, *identity, *names, member) {
+                match self.links.add(*id, *identity, *names, member, there.as_deref()) {
                     links::Next::Copy(member) => self.copy_alone(member),
                     links::Next::Wait => {}
                 }
@@ -261,6 +304,12 @@ impl Coordinator {
                 self.copy_alone(Member { unlinkable: true, ..Member::new(dir, source, path.clone(), *kind) });
             }
         }
+    }
+
+    fn add_large(&mut self, file: &LargeFile, member: Member) {
+        let unfinished = self.partials.get(&file.path).filter(|there| file.found && there.partial == file.partial());
+        let done = unfinished.map_or(&[][..], |there| &there.done);
+        self.large.add(file.clone(), member, done);
     }
 
     fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) {
@@ -285,6 +334,7 @@ impl Coordinator {
             id: member.group,
             attempt: member.attempt,
             unlinkable: member.unlinkable,
+            partial: self.partials.get(&member.path).map(|there| there.partial),
         };
         self.urgent.push_back((task, Purpose::Owner(member)));
     }
@@ -335,6 +385,9 @@ impl Coordinator {
 
     /// Work for a rank that is free, as long as there is both.
     pub fn next_work(&mut self) -> Option<Assignment> {
+        if self.halted {
+            return None;
+        }
         let rank = self.ranks.freest(self.backlog())?;
         let (tasks, purposes) = self.next_tasks()?;
         let id = self.next_id;
@@ -393,6 +446,17 @@ impl Coordinator {
         let share = self.ranks.share_of(self.queued_names).min(MAX_BATCH_NAMES);
         let (mut count, mut len, mut paths_len) = (0, 0, 0);
         while count < share && len < MAX_BATCH_LEN && paths_len < MAX_BATCH_PATHS_LEN {
+            if let Some((dir, entries)) = self.known.pop_front() {
+                let state = &self.dirs[&dir];
+                count += entries.len();
+                len += known_len(&entries);
+                paths_len += entries.len() * (state.path.as_bytes().len() + 32);
+                self.queued_names -= entries.len();
+                self.queued_len -= known_len(&entries);
+                purposes.push(Purpose::Entries { dir, source: state.source, count: entries.len() as u64 });
+                tasks.push(Task::Known { source: state.source, dir: state.path.clone(), entries });
+                continue;
+            }
             let Some((dir, mut queued)) = self.names.pop_front() else {
                 break;
             };
@@ -447,6 +511,11 @@ impl Dir {
             failure: None,
         }
     }
+}
+
+/// Bytes of memory and of a message, about.
+fn known_len(entries: &[Known]) -> usize {
+    entries.iter().map(|known| known.name.len() + 128).sum()
 }
 
 fn signed(count: u64) -> i64 {

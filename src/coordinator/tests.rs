@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::LargeFile;
-use crate::types::{Facts, Identity, LinkId, Op, Outcome, Record, Side, Timestamp, Unkept};
+use crate::types::{Facts, Identity, LinkId, Op, Outcome, Record, Side, Temporary, Timestamp, Unkept};
 
 const RANGE_LEN: u64 = 4096;
 
@@ -67,6 +67,8 @@ fn facts(size: u64) -> Facts {
         uid: 0,
         gid: 0,
         mtime: Timestamp::default(),
+        ctime: Timestamp::default(),
+        mtime_there: None,
         target: None,
         digest: None,
         rdev: None,
@@ -122,7 +124,7 @@ impl Simulation {
             });
         }
         Self {
-            coordinator: Coordinator::new(threads, false),
+            coordinator: Coordinator::new(threads, false, Arc::default()),
             fates,
             scan,
             running: Vec::new(),
@@ -159,6 +161,7 @@ impl Simulation {
         } else {
             let work = self.running.swap_remove(at - scannable.len());
             let mut report = Report {
+                halting: None,
                 id: work.id,
                 results: vec![],
                 bytes_moved: 0,
@@ -190,6 +193,7 @@ impl Simulation {
 
     fn execute(&mut self, task: Task, stats: &mut Stats) -> TaskResult {
         match task {
+            Task::Known { .. } => unreachable!("the simulated scan knows of no earlier run"),
             Task::Entries { dir, names, .. } => {
                 let paths: Vec<_> = names.iter().map(|(name, _)| dir.join(name)).collect();
                 TaskResult::Returned(paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect())
@@ -252,7 +256,8 @@ impl Simulation {
                 path,
                 identity: identity(size),
                 atime: Timestamp::default(),
-                attempt: 0,
+                temporary: Temporary { generation: 1, attempt: 0 },
+                found: false,
                 sparse: false,
                 range_len: RANGE_LEN,
             })
@@ -261,7 +266,14 @@ impl Simulation {
             Fate::Large(size, _) | Fate::LargeFails(size) => return Some(large(path, size)),
             Fate::Linked(ino, names) if !alone => {
                 let id = LinkId { dev: 1, ino };
-                return Some(Returned::Linked { path, kind: Kind::File, id, identity: identity(ino), names });
+                return Some(Returned::Linked {
+                    path,
+                    kind: Kind::File,
+                    id,
+                    identity: identity(ino),
+                    names,
+                    there: None,
+                });
             }
             Fate::Linked(ino, _) => self.end(path, Kind::File, Outcome::Done(facts(ino)), stats),
             Fate::Small => self.end(path, Kind::File, Outcome::Done(facts(1)), stats),
@@ -325,7 +337,7 @@ fn one_dir(coordinator: &mut Coordinator, names: usize) {
 
 #[test]
 fn the_scan_waits_while_the_queue_is_full() {
-    let mut coordinator = Coordinator::new(&[2], true);
+    let mut coordinator = Coordinator::new(&[2], true, Arc::default());
     assert!(coordinator.wants_scan());
     one_dir(&mut coordinator, MAX_QUEUED_NAMES);
     assert!(!coordinator.wants_scan());
@@ -335,7 +347,7 @@ fn the_scan_waits_while_the_queue_is_full() {
 
 #[test]
 fn no_rank_has_more_than_its_credits_and_all_have_work() {
-    let mut coordinator = Coordinator::new(&[2, 2, 2], true);
+    let mut coordinator = Coordinator::new(&[2, 2, 2], true, Arc::default());
     one_dir(&mut coordinator, 100_000);
     let mut given = [0; 3];
     while let Some(work) = coordinator.next_work() {
@@ -346,7 +358,7 @@ fn no_rank_has_more_than_its_credits_and_all_have_work() {
 
 #[test]
 fn a_short_queue_is_shared_among_all_threads() {
-    let mut coordinator = Coordinator::new(&[2, 2], true);
+    let mut coordinator = Coordinator::new(&[2, 2], true, Arc::default());
     one_dir(&mut coordinator, 64);
     let mut sizes = Vec::new();
     while let Some(work) = coordinator.next_work() {
@@ -358,10 +370,11 @@ fn a_short_queue_is_shared_among_all_threads() {
 
 #[test]
 fn a_result_that_does_not_fit_its_task_is_refused() {
-    let mut coordinator = Coordinator::new(&[1], true);
+    let mut coordinator = Coordinator::new(&[1], true, Arc::default());
     one_dir(&mut coordinator, 1);
     let work = coordinator.next_work().expect("there is work");
     let report = |results| Report {
+        halting: None,
         id: work.id,
         results,
         bytes_moved: 0,
@@ -372,4 +385,120 @@ fn a_result_that_does_not_fit_its_task_is_refused() {
     };
     let error = Err(CoordinatorError::WrongResult { rank: 0, id: work.id });
     assert_eq!(coordinator.report(0, &report(vec![TaskResult::Range(None)])), error);
+}
+
+/// A large file of ten ranges, and those of it that earlier runs have copied.
+fn begun(done: &[u64]) -> (LargeFile, Arc<Partials>) {
+    let file = LargeFile {
+        source: 0,
+        path: RelPath::root().join(b"f"),
+        identity: identity(10 * RANGE_LEN),
+        atime: Timestamp::default(),
+        sparse: false,
+        range_len: RANGE_LEN,
+        temporary: Temporary { generation: 1, attempt: 0 },
+        found: true,
+    };
+    let done = done.iter().map(|index| (*index, None)).collect();
+    let unfinished = crate::journal::Unfinished { partial: file.partial(), done };
+    let partials = Arc::new(Partials::from([(file.path.clone(), unfinished)]));
+    (file, partials)
+}
+
+/// The ranges that are given out of a file that a rank found.
+fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
+    let mut coordinator = Coordinator::new(&[64], false, Arc::clone(partials));
+    let path = RelPath::root();
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path });
+    coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"f", Kind::File) });
+    coordinator.scan(ScanEvent::Listed { dir: 0, subdirs: 0, excluded: 0, before: None, failure: None });
+    coordinator.scan_ended();
+    let mut given = Vec::new();
+    while let Some(work) = coordinator.next_work() {
+        for task in work.tasks {
+            let (result, ended) = match &task {
+                Task::Entries { .. } => (TaskResult::Returned(vec![Returned::Large(file.clone())]), 0),
+                Task::Range { index, .. } => {
+                    given.push(*index);
+                    (TaskResult::Range(None), 0)
+                }
+                Task::FinishFile { .. } => (TaskResult::Owned(Box::new(Owned::Copied(facts(1)))), 1),
+                _ => (TaskResult::Ended, 0),
+            };
+            let report = Report {
+                id: work.id,
+                results: vec![result],
+                bytes_moved: 0,
+                ended: Stats { files: ended, ..Stats::default() },
+                full: false,
+                not_durable: None,
+                halting: None,
+                failures: Vec::new(),
+            };
+            coordinator.report(0, &report).expect("in order");
+        }
+    }
+    assert!(coordinator.is_finished());
+    given
+}
+
+#[test]
+fn ranges_that_are_there_are_not_given_out_again() {
+    let (file, partials) = begun(&[0, 1, 5, 9, 5, 77]);
+    assert_eq!(ranges_given(&file, &partials), [2, 3, 4, 6, 7, 8]);
+    let (file, partials) = begun(&(0..10).collect::<Vec<_>>());
+    assert!(ranges_given(&file, &partials).is_empty());
+}
+
+#[test]
+fn ranges_of_another_temporary_file_count_for_nothing() {
+    let all: Vec<u64> = (0..10).collect();
+    let (file, partials) = begun(&[3, 4]);
+    for other in [
+        LargeFile { found: false, ..file.clone() },
+        LargeFile { temporary: Temporary { generation: 2, attempt: 0 }, ..file.clone() },
+        LargeFile { identity: Identity { mtime: Timestamp { sec: 1, nsec: 0 }, ..file.identity }, ..file.clone() },
+    ] {
+        assert_eq!(ranges_given(&other, &partials), all);
+    }
+}
+
+#[test]
+fn a_name_that_is_there_becomes_the_owner_of_its_links_without_being_copied() {
+    let mut coordinator = Coordinator::new(&[2], false, Arc::default());
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root() });
+    let mut names = Names::default();
+    names.push(b"a", Kind::File);
+    names.push(b"b", Kind::File);
+    coordinator.scan(ScanEvent::Names { dir: 0, names });
+    let work = coordinator.next_work().expect("names");
+    let linked = |name: &[u8], there: Option<Box<Facts>>| Returned::Linked {
+        path: RelPath::root().join(name),
+        kind: Kind::File,
+        id: LinkId { dev: 1, ino: 2 },
+        identity: identity(5),
+        names: 2,
+        there,
+    };
+    let returned = vec![linked(b"a", Some(Box::new(facts(5)))), linked(b"b", None)];
+    let report = Report {
+        id: work.id,
+        results: vec![TaskResult::Returned(returned)],
+        bytes_moved: 0,
+        ended: Stats::default(),
+        full: false,
+        not_durable: None,
+        halting: None,
+        failures: Vec::new(),
+    };
+    coordinator.report(0, &report).expect("in order");
+    let mut linked_paths = Vec::new();
+    while let Some(work) = coordinator.next_work() {
+        for task in work.tasks {
+            let Task::Links { owner, paths, .. } = task else { panic!("{task:?}") };
+            assert_eq!(owner.as_bytes(), b"a");
+            linked_paths.extend(paths.iter().map(|path| path.as_bytes().to_vec()));
+        }
+    }
+    assert_eq!(linked_paths, [b"a", b"b"]);
 }

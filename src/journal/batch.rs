@@ -5,7 +5,7 @@
 
 use super::Item;
 use super::writer::{decode_item, encode_item};
-use crate::types::{Record, Stats};
+use crate::types::{Kind, Outcome, Record, Stats};
 
 /// Items of one task, or of all tasks since the last checkpoint.
 #[derive(Default)]
@@ -47,6 +47,27 @@ impl Batch {
         self.slots.is_empty()
     }
 
+    /// Counts an entry that an earlier run has recorded.
+    pub fn count_resumed(&mut self, record: &Record) {
+        self.stats.count(record);
+        self.count_left(record);
+    }
+
+    /// Counts an entry whose data was there from an earlier run.
+    pub fn count_left(&mut self, record: &Record) {
+        self.stats.resumed += 1;
+        if let (Kind::File, Outcome::Done(facts)) = (record.kind, &record.outcome)
+            && facts.hardlink.is_none()
+        {
+            self.stats.resumed_bytes += facts.size;
+        }
+    }
+
+    /// Counts an operation that is tried once more.
+    pub fn count_retry(&mut self) {
+        self.stats.retries += 1;
+    }
+
     /// Counts a file that was copied once more.
     pub fn count_recopied(&mut self, times: u64) {
         self.stats.recopied += times;
@@ -77,15 +98,11 @@ impl Batch {
         self.slots.sort_unstable_by(|a, b| path(a).cmp(path(b)));
     }
 
-    /// The entries, sorted by path.
-    pub(super) fn into_sorted(mut self) -> impl Iterator<Item = std::io::Result<Record>> {
+    /// The items, sorted by path.
+    pub(super) fn into_sorted(mut self) -> impl Iterator<Item = std::io::Result<Item>> {
         self.sort();
         let Self { bytes, slots, .. } = self;
-        slots.into_iter().filter_map(move |slot| match decode_item(&mut &bytes[slot.start..]) {
-            Ok(Some(Item::Entry(record))) => Some(Ok(record)),
-            Ok(_) => None,
-            Err(err) => Some(Err(err)),
-        })
+        slots.into_iter().filter_map(move |slot| decode_item(&mut &bytes[slot.start..]).transpose())
     }
 
     /// The items as a journal holds them, sorted by path.

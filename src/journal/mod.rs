@@ -28,22 +28,21 @@
 //! | another job's number, or no header | foreign: the file is left out; it is said |
 //! | a newer oldest reader | [`Trouble::Newer`]: nothing is read or overwritten |
 
+mod base;
 mod batch;
 mod merge;
 mod reader;
 mod writer;
 
-use std::os::fd::BorrowedFd;
-
 use serde::{Deserialize, Serialize};
 
+pub use base::{Base, BaseWriter, LoadError, Loaded, Partials, Unfinished, load, remove_journals};
 pub use batch::Batch;
-pub use merge::{Merged, Stream};
-pub use reader::{Found, Groups, Trouble, read};
+pub use merge::Entries;
+pub use reader::Trouble;
 pub use writer::{Journal, Recorder, decode_all, encode_item};
 
-use crate::sys::{Errno, Reading, list, open_dir_at};
-use crate::types::{Identity, Record, RelPath};
+use crate::types::{Partial, Record, RelPath};
 
 /// The version of the format that is written.
 pub const FORMAT_VERSION: u32 = 1;
@@ -69,12 +68,7 @@ pub enum Item {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeDone {
     pub path: RelPath,
-    /// Of the source, when it was copied.
-    pub identity: Identity,
-    /// With the path and the job, the name of its temporary file.
-    pub attempt: u8,
-    /// Bytes of one range.
-    pub range_len: u64,
+    pub partial: Partial,
     pub index: u64,
     /// Its chaining value, if digests are on.
     pub value: Option<[u8; 32]>,
@@ -102,20 +96,6 @@ pub struct Header {
 
 /// How the names of journals begin.
 const PREFIX: &str = "journal-";
-
-/// The generation after all those that have a journal in a state directory: runs that were killed leave theirs.
-///
-/// # Errors
-/// The directory cannot be listed.
-pub fn next_generation(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut last = 0;
-    list(open_dir_at(dir, b".", Reading::default())?, |entry| {
-        let name = std::str::from_utf8(entry.name).ok().and_then(|name| name.strip_prefix(PREFIX));
-        let generation = name.and_then(|name| name.split('.').next()?.parse().ok());
-        last = last.max(generation.unwrap_or(0));
-    })?;
-    Ok(last + 1)
-}
 
 impl Header {
     /// The name of its file in the state directory.

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::sync::Arc;
 
-use super::writer::decode_item;
-use super::{DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, HEADER_LEN, Header, Item};
+use super::merge::{Span, Stream};
+use super::{DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, HEADER_LEN, Header};
 
 /// Why a file is no journal of this job that can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum Trouble {
 
 /// What a journal holds.
 #[derive(Debug)]
-pub struct Found {
+pub(super) struct Found {
     pub header: Header,
     pub groups: Groups,
     /// Groups that do not match their digest, and are not the last: left out.
@@ -29,17 +30,18 @@ pub struct Found {
 
 /// The groups of a journal that are whole.
 #[derive(Debug)]
-pub struct Groups {
+pub(super) struct Groups {
     file: File,
     /// Offset and length of each one's items, in bytes.
     spans: Vec<(u64, u64)>,
+    item_count: u64,
 }
 
 /// Finds the whole groups of a journal; reads all of it once.
 ///
 /// # Errors
 /// The file cannot be read. What is in it may be [`Trouble`].
-pub fn read(mut file: File) -> io::Result<Result<Found, Trouble>> {
+pub(super) fn read(mut file: File) -> io::Result<Result<Found, Trouble>> {
     let len = file.metadata()?.len();
     let mut header = [0; HEADER_LEN];
     if len < HEADER_LEN as u64 {
@@ -50,11 +52,12 @@ pub fn read(mut file: File) -> io::Result<Result<Found, Trouble>> {
         Ok(header) => header,
         Err(trouble) => return Ok(Err(trouble)),
     };
-    let (mut spans, mut damaged, mut torn) = (Vec::new(), 0, false);
+    let (mut spans, mut item_count, mut damaged, mut torn) = (Vec::new(), 0, 0, false);
     let mut at = HEADER_LEN as u64;
     while at < len {
-        if let Some(span) = whole_group(&file, at, len)? {
+        if let Some((span, count)) = whole_group(&file, at, len)? {
             spans.push(span);
+            item_count += count;
             at = span.0 + span.1 + DIGEST_LEN as u64;
             continue;
         }
@@ -67,11 +70,11 @@ pub fn read(mut file: File) -> io::Result<Result<Found, Trouble>> {
             }
         }
     }
-    Ok(Ok(Found { header, groups: Groups { file, spans }, damaged, torn }))
+    Ok(Ok(Found { header, groups: Groups { file, spans, item_count }, damaged, torn }))
 }
 
-/// Offset and length of the items of the group at `at`, if it is whole.
-fn whole_group(mut file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
+/// Offset and length of the items of the group at `at`, and how many they are, if it is whole.
+fn whole_group(mut file: &File, at: u64, len: u64) -> io::Result<Option<((u64, u64), u64)>> {
     let around = (GROUP_HEADER_LEN + DIGEST_LEN) as u64;
     if len - at < around {
         return Ok(None);
@@ -80,7 +83,8 @@ fn whole_group(mut file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u6
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut header = [0; GROUP_HEADER_LEN];
     reader.read_exact(&mut header)?;
-    let items_len = u64::from_le_bytes(header[16..24].try_into().expect("eight bytes"));
+    let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let (count, items_len) = (number(8), number(16));
     if &header[..8] != GROUP_MAGIC || items_len > len - at - around {
         return Ok(None);
     }
@@ -89,7 +93,7 @@ fn whole_group(mut file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u6
     io::copy(&mut (&mut reader).take(items_len), &mut hasher)?;
     let mut digest = [0; DIGEST_LEN];
     reader.read_exact(&mut digest)?;
-    Ok((hasher.finalize() == digest).then_some((at + GROUP_HEADER_LEN as u64, items_len)))
+    Ok((hasher.finalize() == digest).then_some(((at + GROUP_HEADER_LEN as u64, items_len), count)))
 }
 
 /// Where the next bytes stand that begin a group, from `from` on.
@@ -116,23 +120,19 @@ fn find_group(mut file: &File, from: u64) -> io::Result<Option<u64>> {
 }
 
 impl Groups {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.spans.len()
+    /// How many items there are.
+    pub(super) fn item_count(&self) -> u64 {
+        self.item_count
     }
 
-    /// Calls `each` with every item, group after group.
-    ///
-    /// # Errors
-    /// The file cannot be read, or `each` fails.
-    pub fn for_each(&mut self, mut each: impl FnMut(Item) -> io::Result<()>) -> io::Result<()> {
-        for &(offset, len) in &self.spans {
-            self.file.seek(SeekFrom::Start(offset))?;
-            let mut items = BufReader::with_capacity(256 << 10, &self.file).take(len);
-            while let Some(item) = decode_item(&mut items)? {
-                each(item)?;
-            }
-        }
-        Ok(())
+    /// The file; offset and length of each group's items.
+    pub(super) fn into_spans(self) -> (File, Vec<(u64, u64)>) {
+        (self.file, self.spans)
+    }
+
+    /// Each group's items.
+    pub(super) fn into_streams(self) -> impl Iterator<Item = Stream> {
+        let file = Arc::new(self.file);
+        self.spans.into_iter().map(move |(offset, len)| Stream::File(Span::new(&file, offset, len)))
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sys::open_root;
-use crate::types::{Failure, Kind, Op, Outcome, Side};
+use crate::types::{Facts, Failure, Fate, Kind, Op, Outcome, Partial, Side, Temporary, Unkept};
 
 const HEADER: Header = Header { job_id: 0x0123_4567_89ab_cdef, generation: 2, rank: 3, ranks: 4 };
 
@@ -23,15 +23,30 @@ fn entry(n: u32) -> Item {
 
 fn range(n: u32) -> Item {
     let time = crate::types::Timestamp { sec: -1, nsec: 999_999_999 };
-    let identity = Identity { size: 1 << 40, mtime: time, ctime: time };
-    Item::Range(RangeDone {
-        path: path(n),
-        identity,
-        attempt: 1,
-        range_len: 1 << 24,
-        index: n.into(),
-        value: Some([7; 32]),
-    })
+    let temporary = Temporary { generation: 2, attempt: 1 };
+    let partial = Partial { size: 1 << 40, mtime: time, temporary, range_len: 1 << 24 };
+    Item::Range(RangeDone { path: path(n), partial, index: n.into(), value: Some([7; 32]) })
+}
+
+/// An entry that was copied, whose size tells it from others of its path.
+fn done(n: u32, size: u64) -> Item {
+    let time = crate::types::Timestamp { sec: 1, nsec: 2 };
+    let facts = Facts {
+        size,
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        mtime: time,
+        ctime: time,
+        mtime_there: None,
+        target: None,
+        digest: Some([9; 32]),
+        rdev: None,
+        hardlink: None,
+        unkept: Unkept::default(),
+        fate: Fate::Made,
+    };
+    Item::Entry(Record { path: path(n), kind: Kind::File, outcome: Outcome::Done(facts) })
 }
 
 fn batch(items: impl IntoIterator<Item = Item>) -> Batch {
@@ -53,13 +68,9 @@ fn written(groups: &[Vec<Item>]) -> (tempfile::TempDir, Vec<u8>) {
 fn found(bytes: &[u8]) -> Result<(Vec<Item>, u64, bool), Trouble> {
     let home = tempfile::tempdir().expect("a temporary directory");
     fs::write(home.path().join("j"), bytes).expect("written");
-    read(File::open(home.path().join("j")).expect("opens")).expect("read").map(|mut found| {
+    reader::read(File::open(home.path().join("j")).expect("opens")).expect("read").map(|found| {
         let mut items = Vec::new();
-        let take = |item| {
-            items.push(item);
-            Ok(())
-        };
-        found.groups.for_each(take).expect("read");
+        found.groups.for_each(|item, _| items.push(item)).expect("read");
         (items, found.damaged, found.torn)
     })
 }
@@ -171,4 +182,122 @@ fn entries_come_back_sorted_through_many_groups() {
         assert_eq!(count, groups * each);
         assert_eq!(fs::read_dir(home.path()).expect("listed").count(), 1, "only the journal is left");
     }
+}
+
+/// A state directory with journals: generation, rank, groups.
+fn state(journals: &[(u32, u32, Vec<Vec<Item>>)]) -> tempfile::TempDir {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let dir = Arc::new(open_root(home.path()).expect("opens"));
+    for (generation, rank, groups) in journals {
+        let header = Header { generation: *generation, rank: *rank, ..HEADER };
+        let mut journal = Journal::new(Some(Arc::clone(&dir)), header, true);
+        groups.iter().for_each(|items| journal.commit(batch(items.clone())).expect("committed"));
+    }
+    home
+}
+
+fn loaded(home: &tempfile::TempDir) -> Loaded {
+    load(&open_root(home.path()).expect("opens"), HEADER.job_id).expect("loaded")
+}
+
+fn size_of_recorded(base: &Base, n: u32) -> Option<u64> {
+    base.find(&path(n)).expect("read").map(|(_, record)| match record.outcome {
+        Outcome::Done(facts) => facts.size,
+        Outcome::Failed(_) => panic!("a failure is not recorded for later"),
+    })
+}
+
+#[test]
+fn the_newest_record_of_each_path_is_found_again() {
+    let home = state(&[
+        (1, 0, vec![vec![done(1, 10), done(2, 20)], vec![done(3, 30)]]),
+        (1, 1, vec![vec![done(4, 40), entry(5)]]),
+        (2, 0, vec![vec![done(2, 21), entry(3)]]),
+    ]);
+    for round in 0..2 {
+        let Loaded { base, partials, generation, notes } = loaded(&home);
+        assert_eq!((base.len(), partials.len(), generation, notes.len()), (3, 0, 2, 0), "round {round}");
+        let sizes: Vec<_> = (0..6).map(|n| size_of_recorded(&base, n)).collect();
+        // what has failed since is not there any more, whatever was before
+        assert_eq!(sizes, [None, Some(10), Some(21), None, Some(40), None]);
+        let names: Vec<_> = fs::read_dir(home.path()).expect("listed").map(|e| e.expect("read").file_name()).collect();
+        assert_eq!(names, ["base"], "the journals are merged into it");
+    }
+}
+
+#[test]
+fn what_was_confirmed_comes_back_sorted_and_says_if_it_was_twice() {
+    let home = state(&[(1, 0, vec![(0..2000).map(|n| done(n, n.into())).collect()])]);
+    let Loaded { base, .. } = loaded(&home);
+    assert_eq!(base.confirmed().expect("read").count(), 0);
+    for n in (0..2000).step_by(3) {
+        let (number, _) = base.find(&path(n)).expect("read").expect("recorded");
+        base.confirm(number).expect("there");
+        (n == 6).then(|| base.confirm(number).expect("there"));
+    }
+    assert_eq!(base.confirm(2000), None);
+    let confirmed: Vec<_> = base.confirmed().expect("read").map(|found| found.expect("read")).collect();
+    assert_eq!(confirmed.len(), 667);
+    assert!(confirmed.is_sorted_by_key(|(record, _)| record.path.clone()));
+    let twice: Vec<_> = confirmed.iter().filter(|(_, twice)| *twice).map(|(record, _)| record.path.clone()).collect();
+    assert_eq!(twice, [path(6)]);
+}
+
+/// A range of the file `n`, of a copy that this temporary file tells from others.
+fn range_of(n: u32, index: u64, generation: u32, attempt: u8) -> Item {
+    let Item::Range(range) = range(n) else { panic!("a range") };
+    let partial = Partial { temporary: Temporary { generation, attempt }, ..range.partial };
+    Item::Range(RangeDone { partial, index, ..range })
+}
+
+#[test]
+fn ranges_of_one_temporary_file_are_joined_and_never_mixed_with_anothers() {
+    let home = state(&[
+        (1, 0, vec![vec![range_of(1, 0, 1, 0), range_of(2, 0, 1, 0)], vec![range_of(3, 7, 1, 0), done(4, 1)]]),
+        (1, 1, vec![vec![range_of(1, 5, 1, 0), range_of(2, 1, 1, 0), range_of(4, 3, 1, 0)]]),
+        (2, 0, vec![vec![range_of(1, 2, 1, 0), range_of(2, 9, 2, 0), done(3, 30)]]),
+    ]);
+    for _ in 0..2 {
+        let Loaded { base, partials, .. } = loaded(&home);
+        let ranges = |n: u32| {
+            let mut indices: Vec<_> = partials.get(&path(n))?.done.iter().map(|(index, _)| *index).collect();
+            indices.sort_unstable();
+            Some((indices, partials[&path(n)].partial.temporary.generation))
+        };
+        assert_eq!(ranges(1), Some((vec![0, 2, 5], 1)), "of three runs and ranks, one temporary file");
+        assert_eq!(ranges(2), Some((vec![9], 2)), "the second run made another one");
+        assert_eq!((ranges(3), size_of_recorded(&base, 3)), (None, Some(30)), "it was finished since");
+    }
+}
+
+#[test]
+fn journals_of_another_job_and_damage_are_said_and_left_out() {
+    let home = state(&[(1, 0, vec![vec![done(1, 10)], vec![done(2, 20)], vec![done(3, 30)]])]);
+    let journal = home.path().join("journal-000001.0");
+    let mut bytes = fs::read(&journal).expect("read");
+    let middle = HEADER_LEN + (bytes.len() - HEADER_LEN) / 2;
+    bytes[middle] ^= 1;
+    fs::write(&journal, bytes).expect("written");
+    fs::write(home.path().join("journal-000001.7"), "garbage").expect("written");
+    let other = Header { job_id: 1, generation: 9, rank: 1, ranks: 2 };
+    let dir = Arc::new(open_root(home.path()).expect("opens"));
+    Journal::new(Some(dir), other, true).commit(batch([done(8, 80)])).expect("committed");
+    let Loaded { base, generation, notes, .. } = loaded(&home);
+    assert_eq!((base.len(), generation, notes.len()), (2, 1, 3), "{notes:?}");
+    assert_eq!([1, 2, 3, 8].map(|n| size_of_recorded(&base, n)), [Some(10), None, Some(30), None]);
+}
+
+#[test]
+fn a_journal_of_a_newer_version_is_neither_used_nor_removed() {
+    let home = state(&[(1, 0, vec![vec![done(1, 10)]]), (2, 0, vec![vec![done(2, 10)]])]);
+    let journal = home.path().join("journal-000002.0");
+    let mut bytes = fs::read(&journal).expect("read");
+    bytes[8..16].copy_from_slice(&[9, 0, 0, 0, 9, 0, 0, 0]);
+    let digest = blake3::hash(&bytes[..64]);
+    bytes[64..96].copy_from_slice(digest.as_bytes());
+    fs::write(&journal, &bytes).expect("written");
+    let refused = load(&open_root(home.path()).expect("opens"), HEADER.job_id);
+    assert!(matches!(refused, Err(LoadError::Newer(name, Trouble::Newer(9))) if name == "journal-000002.0"));
+    assert_eq!(fs::read(&journal).expect("still there"), bytes);
+    assert!(home.path().join("journal-000001.0").exists() && !home.path().join("base").exists());
 }

@@ -1,11 +1,11 @@
 //! Writing: what a rank has finished, in memory, and its journal.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::merge::{Merged, Stream};
+use super::merge::{Entries, Merged, Span, Stream};
 use super::{Batch, DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, Header, Item};
 use crate::sys::{Reading, create_new, open_read, remove_file, sync_data, sync_dir, sync_file};
 use crate::types::Stats;
@@ -63,7 +63,6 @@ pub struct Journal {
     memory: Vec<Batch>,
     /// Offset and length of each group's items, in bytes.
     spans: Vec<(u64, u64)>,
-    runs_made: u64,
 }
 
 struct Place {
@@ -78,20 +77,16 @@ struct Place {
 }
 
 impl Journal {
-    /// Groups and runs that are merged at once; each takes a buffer.
-    const FAN_IN: usize = 64;
-
     /// Of a rank whose journal is to be in a directory; or in memory, for few items.
     pub fn new(dir: Option<Arc<OwnedFd>>, header: Header, durable: bool) -> Self {
         let place = dir.map(|dir| Place { dir, header, file: None, end: 0, durable });
-        Self { place, memory: Vec::new(), spans: Vec::new(), runs_made: 0 }
+        Self { place, memory: Vec::new(), spans: Vec::new() }
     }
 
-    /// Appends a group, whose data is durable, and makes it durable too. Where there is no space for it, it stays in
-    /// memory, for the manifest alone.
+    /// Appends a group, whose data is durable, and makes it durable too.
     ///
     /// # Errors
-    /// It cannot be written or made durable.
+    /// It cannot be written or made durable; the journal is as it was before.
     pub fn commit(&mut self, mut items: Batch) -> io::Result<()> {
         if items.is_empty() {
             return Ok(());
@@ -102,11 +97,10 @@ impl Journal {
         };
         match place.append(&mut items) {
             Ok(span) => self.spans.push(span),
-            Err(err) if matches!(err.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+            Err(err) => {
                 place.take_back()?;
-                self.memory.push(items);
+                return Err(err);
             }
-            Err(err) => return Err(err),
         }
         Ok(())
     }
@@ -115,26 +109,17 @@ impl Journal {
     ///
     /// # Errors
     /// The journal cannot be read, or what is merged on the way not be written.
-    pub fn into_sorted(mut self) -> io::Result<Merged> {
+    pub fn into_sorted(mut self) -> io::Result<Entries> {
         let memory = std::mem::take(&mut self.memory);
         let mut streams: Vec<Stream> =
             memory.into_iter().map(|items| Stream::Memory(Box::new(items.into_sorted()))).collect();
-        let Some(place) = &self.place else { return Merged::new(streams) };
-        for &(offset, len) in &self.spans {
-            streams.push(Stream::group(&place.dir, &place.header.name(), offset, len)?);
-        }
-        while streams.len() > Self::FAN_IN {
-            let mut runs = Vec::new();
-            let mut rest = streams.into_iter().peekable();
-            while rest.peek().is_some() {
-                let some = rest.by_ref().take(Self::FAN_IN).collect();
-                let name = [&place.header.name(), format!(".run{}", self.runs_made).as_bytes()].concat();
-                self.runs_made += 1;
-                runs.push(write_run(&place.dir, name, Merged::new(some)?)?);
-            }
-            streams = runs;
-        }
-        Merged::new(streams)
+        let Some(place) = self.place.as_ref().filter(|_| !self.spans.is_empty()) else {
+            return Ok(Entries(Merged::new(streams)?));
+        };
+        let name = place.header.name();
+        let file = Arc::new(File::from(open_read(place.dir.as_fd(), &name, Reading::default())?));
+        streams.extend(self.spans.iter().map(|&(offset, len)| Stream::File(Span::new(&file, offset, len))));
+        Ok(Entries(Merged::of_many(streams, &place.dir, &name)?))
     }
 }
 
@@ -160,21 +145,13 @@ impl Place {
     fn append(&mut self, items: &mut Batch) -> io::Result<(u64, u64)> {
         let (durable, count) = (self.durable, items.len() as u64);
         let items = items.sorted_bytes();
-        let mut header = [0; GROUP_HEADER_LEN];
-        header[..8].copy_from_slice(GROUP_MAGIC);
-        header[8..16].copy_from_slice(&count.to_le_bytes());
-        header[16..24].copy_from_slice(&(items.len() as u64).to_le_bytes());
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&header).update(&items);
         let mut file = self.open()?;
-        file.write_all(&header)?;
-        file.write_all(&items)?;
-        file.write_all(hasher.finalize().as_bytes())?;
+        let len = write_group(&mut file, count, &items)?;
         if durable {
             sync_data(file.as_fd())?;
         }
         let span = (self.end + GROUP_HEADER_LEN as u64, items.len() as u64);
-        self.end = span.0 + span.1 + DIGEST_LEN as u64;
+        self.end += len;
         Ok(span)
     }
 
@@ -186,27 +163,18 @@ impl Place {
     }
 }
 
-/// Merges streams into a file that lives until it has been read.
-fn write_run(dir: &Arc<OwnedFd>, name: Vec<u8>, items: Merged) -> io::Result<Stream> {
-    let mut run = io::BufWriter::with_capacity(1 << 20, File::from(create_new(dir.as_fd(), &name, 0o600)?));
-    let mut encoded = Vec::new();
-    for record in items {
-        encoded.clear();
-        encode_item(&Item::Entry(record?), &mut encoded);
-        run.write_all(&encoded)?;
-    }
-    run.into_inner().map_err(io::IntoInnerError::into_error)?;
-    let stream = Stream::run(dir, &name)?;
-    // it is read through the descriptor; nobody needs the name
-    remove_file(dir.as_fd(), &name)?;
-    Ok(stream)
-}
-
-/// A part of a journal.
-pub(super) fn open_span(dir: &OwnedFd, name: &[u8], offset: u64) -> io::Result<File> {
-    let mut file = File::from(open_read(dir.as_fd(), name, Reading::default())?);
-    file.seek(SeekFrom::Start(offset))?;
-    Ok(file)
+/// Writes `count` encoded items as one group; returns its length in bytes.
+pub(super) fn write_group(into: &mut impl Write, count: u64, items: &[u8]) -> io::Result<u64> {
+    let mut header = [0; GROUP_HEADER_LEN];
+    header[..8].copy_from_slice(GROUP_MAGIC);
+    header[8..16].copy_from_slice(&count.to_le_bytes());
+    header[16..24].copy_from_slice(&(items.len() as u64).to_le_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&header).update(items);
+    into.write_all(&header)?;
+    into.write_all(items)?;
+    into.write_all(hasher.finalize().as_bytes())?;
+    Ok((GROUP_HEADER_LEN + items.len() + DIGEST_LEN) as u64)
 }
 
 /// Appends the item as journals and messages hold it.
@@ -248,5 +216,3 @@ pub(super) fn decode_item(from: &mut impl Read) -> io::Result<Option<Item>> {
     from.read_exact(&mut encoded)?;
     postcard::from_bytes(&encoded).map(Some).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
 }
-
-pub(super) type GroupReader = io::Take<BufReader<File>>;

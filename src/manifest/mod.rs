@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use crate::digest::hex;
-use crate::sys::{close, create_new, rename, sync_dir};
+use crate::sys::{Errno, close, create_new, remove_file, rename, sync_dir};
 use crate::types::{Facts, Failure, Kind, Outcome, Record, RelPath, Stats};
 
 /// The version of the format that is written.
@@ -161,9 +161,17 @@ impl Writer {
     ///
     /// # Errors
     /// The file cannot be created or written.
-    pub fn create(place: Place, job_id: u64, header: &Header) -> io::Result<Self> {
-        let temporary = [&place.name, format!(".{job_id:016x}.tmp").as_bytes()].concat();
-        let file = File::from(create_new(place.dir.as_fd(), &temporary, 0o600)?);
+    pub fn create(place: Place, header: &Header) -> io::Result<Self> {
+        let temporary = [&place.name, b".new".as_slice()].concat();
+        let file = match create_new(place.dir.as_fd(), &temporary, 0o600) {
+            // of a run that was killed
+            Err(Errno::EEXIST) => {
+                remove_file(place.dir.as_fd(), &temporary)?;
+                create_new(place.dir.as_fd(), &temporary, 0o600)
+            }
+            file => file,
+        };
+        let file = File::from(file?);
         let mut writer = Self {
             file: BufWriter::with_capacity(256 << 10, file),
             hasher: blake3::Hasher::new(),
@@ -192,7 +200,7 @@ impl Writer {
     /// Writes the closing line, makes the manifest durable and gives it its name. Returns the totals.
     ///
     /// # Errors
-    /// The file cannot be written, made durable or renamed; the temporary file is left for a look.
+    /// The file cannot be written, made durable or renamed; the next run replaces the temporary file.
     pub fn finish(mut self, seconds: f64) -> io::Result<Stats> {
         let stats = self.stats;
         let trailer = Trailer {

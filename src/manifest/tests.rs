@@ -25,6 +25,8 @@ fn facts() -> Facts {
         uid: 0,
         gid: 4_294_967_295,
         mtime: Timestamp { sec: -2, nsec: 500_000_000 },
+        ctime: Timestamp::default(),
+        mtime_there: None,
         target: None,
         digest: Some([0xab; 32]),
         rdev: None,
@@ -57,7 +59,7 @@ fn written() -> (String, Stats) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("manifest.jsonl");
     let place = Place { dir: crate::sys::open_root(dir.path()).expect("opens"), name: b"manifest.jsonl".to_vec() };
-    let mut writer = Writer::create(place, 7, &header()).expect("created");
+    let mut writer = Writer::create(place, &header()).expect("created");
     for record in records() {
         writer.entry(&record).expect("written");
     }

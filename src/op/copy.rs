@@ -4,25 +4,28 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp as Clock;
 
 use super::checkpoint::Checkpoints;
 use super::choices;
-use super::collect::collect;
-use super::lead::{Incoming, Lead, LeadError};
+use super::collect::{Collected, Outputs, collect};
+use super::lead::{Incoming, Lead, LeadError, Stop};
 use super::prepare::{Prepared, prepare};
+use super::refusal::shown;
 use super::resolve::{Plan, resolve};
 use super::summary::Summary;
 use crate::cli::{Config, Output};
-use crate::comm::Comm;
+use crate::comm::{self, Comm};
 use crate::coordinator::Coordinator;
 use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::progress::Display;
 use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
-use crate::state;
-use crate::sys::act_as;
+use crate::signals::Signals;
+use crate::sys::{Meta, act_as, space};
 use crate::types::{ExitCode, Fate, Kind, Outcome, Record, Stats, escaped, human_bytes};
 use crate::worker::Worker;
 
@@ -31,6 +34,7 @@ use crate::worker::Worker;
 /// # Errors
 /// What ends the job on the way; nothing was reported as complete.
 pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
+    let signals = Signals::catch()?;
     let mut display = Display::new(config.progress_s);
     let started = Clock::now();
     for note in &config.notes {
@@ -40,14 +44,14 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         Ok(prepared) => prepared,
         Err(line) => {
             display.print(&format!("pcopy: {line}"));
-            return Ok(refuse(Lead::new(comm, None, display)));
+            return Ok(refuse(Lead::new(comm, None, display, signals)));
         }
     };
-    for note in &plan.notes {
+    for note in plan.notes.iter().chain(&prepared.notes) {
         display.note(note);
     }
     display.set_trees(&job.sources, plan.root.as_os_str().as_bytes());
-    let mut lead = Lead::new(comm, None, display);
+    let mut lead = Lead::new(comm, None, display, signals);
     let hellos = match greet(&mut lead, &job)? {
         Ok(hellos) => hellos,
         Err(line) => {
@@ -61,17 +65,39 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         }
     };
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    prepared.begin(&job).map_err(|(path, err)| LeadError::Manifest(escaped(&path), err.into()))?;
+    prepared.begin(&plan, &job).map_err(|(path, err)| LeadError::State(path, err))?;
     drop(acting);
     if config.verbose {
         say_choices(&lead.display, &plan, config, &hellos);
     }
-    let summary = run(&mut lead, &plan, &job, config, prepared, &hellos, started)?;
+    note_space(&mut lead.display, &plan);
+    lead.deadline = deadline(config, started, &mut lead.display);
+    let summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
+        // nobody can be told to make more durable
+        Err(err) if err.stop().is_some() => {
+            lead.display
+                .print(&format!("pcopy: error: {err}; what was copied since the last checkpoint is copied again"));
+            say_how_to_go_on(&lead.display, err.stop());
+            comm::abort(ExitCode::Stopped.number());
+        }
+        summary => summary?,
+    };
     lead.send_to_all(&Message::Bye);
     lead.comm.flush();
     lead.display.finish();
+    say_how_to_go_on(&lead.display, summary.stop);
     say(&summary, config.output);
     Ok(summary.code)
+}
+
+/// What to do after a stop that somebody has to see to.
+fn say_how_to_go_on(display: &Display, stop: Option<Stop>) {
+    let what = match stop {
+        Some(Stop::NoSpace) => "make space at the destination",
+        Some(Stop::FileSystemGone) => "see that both file systems are mounted, and writable",
+        _ => return,
+    };
+    display.print(&format!("pcopy: {what}, then run the same command again: it goes on where this one stopped"));
 }
 
 /// What is to be done, and the first writes.
@@ -81,8 +107,7 @@ fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), String
         act_as(policy.run_as).map_err(|err| format!("--uid, --gid: acting as another user: {}", err.desc()))?;
     let plan = resolve(config, policy).map_err(|refusal| refusal.to_string())?;
     let job = job(&plan, config, started);
-    let prepared = prepare(&plan, &job)?;
-    let job = Job { coarse_times: prepared.coarse_times, generation: prepared.generation, ..job };
+    let (prepared, job) = prepare(&plan, config, job, started)?;
     Ok((plan, job, prepared))
 }
 
@@ -90,6 +115,40 @@ fn refuse(mut lead: Lead<'_>) -> ExitCode {
     lead.send_to_all(&Message::Begin(None));
     lead.comm.flush();
     ExitCode::Refused
+}
+
+/// When this run stops by itself, since its start: before its time limit, and before the end of the Slurm job.
+fn deadline(config: &Config, started: Clock, display: &mut Display) -> Option<Duration> {
+    let job_end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| end.parse().ok());
+    let of_slurm = job_end.map(|end: u64| {
+        let now = u64::try_from(started.as_second()).unwrap_or(0);
+        Duration::from_secs(end.saturating_sub(now))
+    });
+    let limit = [config.time_limit, of_slurm].into_iter().flatten().min()?;
+    let grace = config.grace.unwrap_or_else(|| (limit / 10).min(Duration::from_secs(60)));
+    if grace >= limit {
+        display.note("less time is left than --grace: stopping at once");
+    }
+    Some(limit.saturating_sub(grace))
+}
+
+/// A quick look at the free space: nobody knows yet how much there is to copy, but a source that is a whole file system says.
+fn note_space(display: &mut Display, plan: &Plan) {
+    let Ok((free, _)) = space(&plan.root) else { return };
+    let roots = plan.sources.iter().filter(|source| source.single.is_none());
+    for dir in roots.map(|source| Path::new(std::ffi::OsStr::from_bytes(&source.dir))) {
+        let is_mount = dir.parent().is_some_and(|above| {
+            let dev = |path| Meta::of_path(path, true).map(|meta| meta.dev);
+            dev(dir).ok() != dev(above).ok()
+        });
+        if let (true, Ok((_, used))) = (is_mount, space(dir))
+            && used > free
+        {
+            let (used, free) = (human_bytes(used), human_bytes(free));
+            let (dir, root) = (shown(dir), shown(&plan.root));
+            display.note(&format!("{dir} holds {used}, {root} has {free} free: it may not fit"));
+        }
+    }
 }
 
 fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
@@ -104,8 +163,10 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
         id: u64::from_le_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")),
         sources: plan.sources.clone(),
         destination: destination.as_os_str().as_bytes().to_vec(),
+        abandoned: Vec::new(),
         generation: 1,
-        has_state: plan.has_state && !plan.policy.dry_run,
+        began: None,
+        state: plan.state.clone().filter(|_| !plan.policy.dry_run),
         fresh: !plan.root_exists,
         coarse_times: false,
         tuning: config.tuning,
@@ -129,7 +190,7 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
     let mut hellos: Vec<Option<Hello>> = vec![None; lead.comm.size()];
     hellos[0] = Some(own);
     for _ in 1..lead.comm.size() {
-        match lead.next()? {
+        match lead.next_of_any()? {
             (from, Incoming::Hello(hello)) => hellos[from] = Some(hello),
             (from, _) => return Err(LeadError::Unexpected(from, "a message before its greeting")),
         }
@@ -156,50 +217,92 @@ fn run(
     started: Clock,
 ) -> Result<Summary, LeadError> {
     let threads: Vec<u32> = hellos.iter().map(|hello| hello.threads).collect();
-    let mut coordinator = Coordinator::new(&threads, config.tuning.digest);
+    let recorded = prepared.recorded();
+    let mut coordinator = Coordinator::new(&threads, config.tuning.digest, Arc::clone(&recorded.partials));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SCAN_THREADS);
     let roots = lead.worker.as_ref().expect("rank 0 works while it leads").roots();
-    let job = std::sync::Arc::new(job.clone());
+    let job = Arc::new(job.clone());
     // the scan's threads are started as whom they act
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    let scan = Scan::start(&job, &roots, plan.choice.clone(), cores, &plan.singles).map_err(LeadError::Scan)?;
+    let what = (plan.choice.clone(), recorded.clone());
+    let scan = Scan::start(&job, &roots, what, cores, &plan.singles).map_err(LeadError::Scan)?;
     drop(acting);
     let leaders = (0..).zip(hellos).filter(|(_, hello)| hello.leads_node).map(|(rank, _)| rank).collect();
     let durability = if job.policy.dry_run { Durability::None } else { config.tuning.durability };
     let mut checkpoints = Checkpoints::new(hellos.len(), leaders, config.checkpoint_interval, durability);
-    lead.run(&mut coordinator, &mut checkpoints, scan)?;
+    lead.run((&mut coordinator, &mut checkpoints), scan, &recorded.base, || prepared.is_lost())?;
     let sums = lead.stop(&mut checkpoints)?;
-    // three counts of the same entries: by the scan, by the ranks, in the manifest
-    let (progress, ended) = (coordinator.progress(), sums.entries());
-    if progress.seen != ended {
-        return Err(LeadError::Counts(format!("{} entries were seen, {ended} ended", progress.seen)));
-    }
+    let progress = coordinator.progress();
     let header = header(plan, config, hellos, started);
-    let manifest = prepared.manifest.take();
-    let shown = manifest.as_ref().map(|_| escaped(plan.manifest_path().as_os_str().as_bytes()));
-    let each = (plan.policy.dry_run && config.output == Output::Text).then_some(say_foreseen as fn(&Record));
-    let stats = collect(lead, manifest, shown.as_deref(), each, &job, &header, ended)?;
-    let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    let cleaned = prepared.clean_up(plan, &job, hellos.len());
-    if let Err((name, err)) = &cleaned {
-        let path = escaped(plan.root.join(state::os_name(name)).as_os_str().as_bytes());
-        lead.display.print(&format!("pcopy: error: {path}: {}", err.desc()));
-    }
-    Ok(Summary {
+    let mut summary = Summary {
         started,
-        seconds: lead.display.elapsed().as_secs_f64(),
-        stats: Stats { recopied: sums.recopied, ..stats },
+        seconds: 0.0,
+        stats: sums,
         excluded: progress.excluded,
-        hosts: header.hosts,
-        manifest: shown,
+        bytes_moved: progress.bytes_moved,
+        runs: prepared.runs(),
+        has_state: job.state.is_some(),
+        unrecorded: lead.unrecorded,
+        hosts: header.hosts.clone(),
+        manifest: None,
         dry_run: plan.policy.dry_run,
-        code: match (cleaned.is_ok(), stats.errors, stats.unkept) {
-            (false, _, _) => ExitCode::Broken,
-            (true, 0, 0) => ExitCode::Complete,
-            (true, 0, _) if !config.strict => ExitCode::Complete,
-            (true, _, _) => ExitCode::EntriesFailed,
-        },
-    })
+        stop: None,
+        code: ExitCode::Stopped,
+    };
+    let collected = match lead.stop {
+        Some(_) => Err(LeadError::Halted),
+        None => {
+            // three counts of the same entries: by the scan, by the ranks, in the manifest
+            let ended = sums.entries();
+            if progress.seen != ended {
+                return Err(LeadError::Counts(format!("{} entries were seen, {ended} ended", progress.seen)));
+            }
+            summary.manifest = plan.manifest_path().filter(|_| prepared.manifest.is_some()).map(|path| shown(&path));
+            let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+            let outputs = Outputs {
+                place: prepared.manifest.take(),
+                shown: summary.manifest.as_deref(),
+                header: &header,
+                // without it the journals stay, which hold the same
+                base: prepared.new_base(&job).unwrap_or(None),
+                each: (plan.policy.dry_run && config.output == Output::Text).then_some(say_foreseen as fn(&Record)),
+            };
+            drop(acting);
+            collect(lead, &job, &recorded.base, outputs, ended)
+        }
+    };
+    let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    summary.seconds = lead.display.elapsed().as_secs_f64();
+    let stop = match &collected {
+        Err(LeadError::Halted) => lead.stop,
+        Err(err) => err.stop(),
+        Ok(_) => None,
+    };
+    match collected {
+        Ok(Collected { stats, has_base }) => {
+            let Stats { recopied, resumed, resumed_bytes, retries, .. } = sums;
+            summary.stats = Stats { recopied, resumed, resumed_bytes, retries, ..stats };
+            let cleaned = prepared.complete(has_base);
+            if let Err((what, err)) = &cleaned {
+                lead.display.print(&format!("pcopy: error: {what}: {err}"));
+            }
+            summary.code = match (cleaned.is_ok(), stats.errors, stats.unkept) {
+                (false, _, _) => ExitCode::Broken,
+                (true, 0, 0) => ExitCode::Complete,
+                (true, 0, _) if !config.strict => ExitCode::Complete,
+                (true, _, _) => ExitCode::EntriesFailed,
+            };
+        }
+        Err(err) if stop.is_some() => {
+            if !matches!(err, LeadError::Halted) {
+                lead.display.print(&format!("pcopy: error: {err}"));
+            }
+            (summary.stop, summary.manifest) = (stop, None);
+            prepared.leave();
+        }
+        Err(err) => return Err(err),
+    }
+    Ok(summary)
 }
 
 /// Says what a dry run found of an entry.

@@ -2,16 +2,20 @@
 //!
 //! One thread, which also speaks MPI; it never waits for one rank while another could go on.
 
+use std::time::Duration;
+
 use crossbeam_channel::{RecvTimeoutError, never, select};
 
 use super::checkpoint::{Checkpoints, Orders, OutOfOrder};
 use crate::comm::{Comm, Pause};
 use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::journal::Base;
 use crate::progress::Display;
-use crate::proto::{Checkpoint, Hello, Message, Records};
+use crate::proto::{Checkpoint, Hello, Message, Records, Signal, TaskResult, Trouble};
 use crate::scan::{Scan, ScanEvent};
+use crate::signals::{SignalError, Signals};
 use crate::sys::Errno;
-use crate::types::Stats;
+use crate::types::{Failure, RelPath, Stats};
 use crate::worker::{Worker, WorkerError};
 
 /// What ends the job on rank 0.
@@ -28,15 +32,68 @@ pub enum LeadError {
     #[error("internal error: {0}")]
     Counts(String),
     #[error("rank {0}: making the copy durable failed: {1}")]
-    NotDurable(usize, String),
-    #[error("rank {0}: cannot write the journal: {1}")]
-    Journal(usize, String),
+    NotDurable(usize, Trouble),
+    #[error("rank {0}: cannot write or read the journal: {1}")]
+    Journal(usize, Trouble),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error("another run has taken the copy over")]
+    LockLost,
+    /// Not an error of the job: it was told to stop.
+    #[error("stopped")]
+    Halted,
     #[error(transparent)]
     Checkpoint(#[from] OutOfOrder),
     #[error("--uid, --gid: acting as another user: {0}")]
     Acting(Errno),
+    #[error("{0}: {1}")]
+    State(String, std::io::Error),
     #[error("the manifest {0}: {1}")]
     Manifest(String, std::io::Error),
+}
+
+/// Why a job stops before its end; the same command goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Signal(Signal),
+    TimeLimit,
+    NoSpace,
+    FileSystemGone,
+}
+
+impl Stop {
+    /// Why an operation failed, if nothing more can be done before somebody has seen to it.
+    pub fn of_errno(errno: i32) -> Option<Self> {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => Some(Self::NoSpace),
+            libc::EROFS | libc::ENOTCONN | libc::ESHUTDOWN => Some(Self::FileSystemGone),
+            _ => None,
+        }
+    }
+
+    /// In a word or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Signal(Signal::Terminate) => "SIGTERM",
+            Self::Signal(Signal::Interrupt) => "SIGINT",
+            Self::Signal(Signal::User1) => "SIGUSR1",
+            Self::Signal(Signal::Progress) => "SIGUSR2",
+            Self::TimeLimit => "time limit",
+            Self::NoSpace => "no space",
+            Self::FileSystemGone => "file system gone",
+        }
+    }
+}
+
+impl LeadError {
+    /// Whether the job can go on once somebody has seen to the destination.
+    pub fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::NotDurable(_, trouble) | Self::Journal(_, trouble) => Stop::of_errno(trouble.errno),
+            Self::Manifest(_, err) | Self::State(_, err) => Stop::of_errno(err.raw_os_error()?),
+            _ => None,
+        }
+    }
 }
 
 /// Rank 0: its messages, its own share of the work, what it says.
@@ -49,6 +106,15 @@ pub struct Lead<'a> {
     pause: Pause,
     /// A rank has much in memory to write down.
     full: bool,
+    signals: Signals,
+    /// When to stop by itself, since the job's start.
+    pub deadline: Option<Duration>,
+    /// The job is to stop, or has stopped.
+    pub stop: Option<Stop>,
+    /// Since the last checkpoint nothing could be written down.
+    pub unrecorded: bool,
+    /// Somebody wants to know how far the job is.
+    asked: bool,
 }
 
 /// A message to rank 0 as such.
@@ -61,8 +127,38 @@ pub enum Incoming {
 }
 
 impl<'a> Lead<'a> {
-    pub fn new(comm: &'a mut Comm, worker: Option<Worker>, display: Display) -> Self {
-        Self { comm, worker, display, phase: "waiting for all ranks", pause: Pause::default(), full: false }
+    pub fn new(comm: &'a mut Comm, worker: Option<Worker>, display: Display, signals: Signals) -> Self {
+        Self {
+            comm,
+            worker,
+            display,
+            phase: "waiting for all ranks",
+            pause: Pause::default(),
+            full: false,
+            signals,
+            deadline: None,
+            stop: None,
+            unrecorded: false,
+            asked: false,
+        }
+    }
+
+    fn take_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Progress => self.asked = true,
+            // the first one is the reason
+            signal => _ = self.stop.get_or_insert(Stop::Signal(signal)),
+        }
+    }
+
+    /// Looks whether this process was signalled, and at the clock.
+    fn look_around(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            self.take_signal(signal);
+        }
+        if self.deadline.is_some_and(|deadline| self.display.elapsed() >= deadline) {
+            self.stop.get_or_insert(Stop::TimeLimit);
+        }
     }
 
     /// Sends a message to every rank, this one too.
@@ -80,6 +176,7 @@ impl<'a> Lead<'a> {
         if let Some(worker) = &mut self.worker {
             worker.send_events(self.comm);
         }
+        self.look_around();
         while let Some((from, message)) = self.comm.receive().map_err(WorkerError::from)? {
             self.pause.reset();
             let incoming = match message {
@@ -89,6 +186,10 @@ impl<'a> Lead<'a> {
                     step @ (Checkpoint::Sealed(..) | Checkpoint::Synced(..) | Checkpoint::Committed(..)),
                 ) => Incoming::Checkpoint(step),
                 Message::Stopped(stopped) => Incoming::Stopped(stopped),
+                Message::Signalled(signal) => {
+                    self.take_signal(signal);
+                    continue;
+                }
                 Message::Records { records, last } => Incoming::Records(records, last),
                 other => {
                     match &mut self.worker {
@@ -103,16 +204,24 @@ impl<'a> Lead<'a> {
         Ok(None)
     }
 
+    /// The next message to rank 0, waited for; unless the job is to stop.
+    ///
+    /// # Errors
+    /// What ends the job; [`LeadError::Halted`].
+    pub fn next(&mut self) -> Result<(usize, Incoming), LeadError> {
+        if self.stop.is_some() { Err(LeadError::Halted) } else { self.next_of_any() }
+    }
+
     /// The next message to rank 0, waited for.
     ///
     /// # Errors
     /// What ends the job.
-    pub fn next(&mut self) -> Result<(usize, Incoming), LeadError> {
+    pub fn next_of_any(&mut self) -> Result<(usize, Incoming), LeadError> {
         loop {
             if let Some(incoming) = self.poll()? {
                 return Ok(incoming);
             }
-            self.display.tick_phase(self.phase);
+            self.display.tick_phase(self.phase, std::mem::take(&mut self.asked));
             match &mut self.worker {
                 Some(worker) => worker.wait(self.comm, &mut self.pause)?,
                 None => std::thread::sleep(self.pause.longer()),
@@ -120,20 +229,33 @@ impl<'a> Lead<'a> {
         }
     }
 
-    /// Copies everything that the scan finds.
+    /// Copies everything that the scan finds, or as much as can be before the job has to stop. `base` holds what earlier
+    /// runs have recorded; `is_lost` says whether the lock is.
     ///
     /// # Errors
     /// What ends the job.
     pub fn run(
         &mut self,
-        coordinator: &mut Coordinator,
-        checkpoints: &mut Checkpoints,
+        (coordinator, checkpoints): (&mut Coordinator, &mut Checkpoints),
         scan: Scan,
+        base: &Base,
+        is_lost: impl Fn() -> bool,
     ) -> Result<(), LeadError> {
         let mut scan = Some(scan);
-        while !coordinator.is_finished() {
+        let mut halted = false;
+        while !coordinator.is_finished() && !coordinator.is_halted() {
+            if is_lost() {
+                return Err(LeadError::LockLost);
+            }
+            if self.stop.is_some() && !halted {
+                halted = true;
+                coordinator.halt();
+                self.send_to_all(&Message::Halt);
+                // its threads find that nobody listens any more
+                scan = None;
+            }
             while let Some((from, incoming)) = self.poll()? {
-                self.take(coordinator, checkpoints, from, incoming)?;
+                self.take(coordinator, checkpoints, base, (from, incoming))?;
             }
             let moved = coordinator.progress().bytes_moved;
             if checkpoints.is_due(self.display.elapsed(), moved, std::mem::take(&mut self.full)) {
@@ -145,7 +267,7 @@ impl<'a> Lead<'a> {
                 self.comm.send(work.rank, &Message::Work { id: work.id, tasks: work.tasks });
                 self.pause.reset();
             }
-            self.display.tick(|| coordinator.progress());
+            self.display.tick(std::mem::take(&mut self.asked), || coordinator.progress());
             self.wait(coordinator, &mut scan)?;
         }
         if let Some(scan) = scan {
@@ -167,8 +289,18 @@ impl<'a> Lead<'a> {
         answer: &Checkpoint,
     ) -> Result<(), LeadError> {
         match answer {
+            // what was lost may be of entries that are not sealed yet: nothing more may be written down
             Checkpoint::Synced(_, Err(trouble)) => return Err(LeadError::NotDurable(from, trouble.clone())),
-            Checkpoint::Committed(_, Err(trouble)) => return Err(LeadError::Journal(from, trouble.clone())),
+            Checkpoint::Committed(_, Err(trouble)) => match Stop::of_errno(trouble.errno) {
+                Some(stop) => {
+                    self.unrecorded = true;
+                    if self.stop.is_none() {
+                        self.display.print(&format!("pcopy: error: the journal of rank {from}: {trouble}"));
+                        self.stop = Some(stop);
+                    }
+                }
+                None => return Err(LeadError::Journal(from, trouble.clone())),
+            },
             _ => {}
         }
         if let Some(orders) = checkpoints.take(answer, self.display.elapsed())? {
@@ -181,16 +313,27 @@ impl<'a> Lead<'a> {
         &mut self,
         coordinator: &mut Coordinator,
         checkpoints: &mut Checkpoints,
-        from: usize,
-        incoming: Incoming,
+        base: &Base,
+        (from, incoming): (usize, Incoming),
     ) -> Result<(), LeadError> {
         let report = match incoming {
             Incoming::Report(report) => report,
             Incoming::Checkpoint(answer) => return self.take_checkpoint(checkpoints, from, &answer),
             _ => return Err(LeadError::Unexpected(from, "a message that is no report")),
         };
-        if let Some(trouble) = report.not_durable {
+        if let Some(failure) = &report.not_durable {
+            let trouble = Trouble { text: failure.to_string(), errno: failure.errno };
             return Err(LeadError::NotDurable(from, trouble));
+        }
+        if let Some((path, failure)) = &report.halting {
+            self.halt_for(coordinator, path, failure);
+        }
+        for result in &report.results {
+            let TaskResult::Known { confirmed, .. } = result else { continue };
+            let all_there = confirmed.iter().all(|number| base.confirm(*number).is_some());
+            if !all_there {
+                return Err(LeadError::Unexpected(from, "an entry that nobody has recorded"));
+            }
         }
         self.full |= report.full;
         for (path, failure) in &report.failures {
@@ -201,6 +344,17 @@ impl<'a> Lead<'a> {
             self.display.print(&format!("pcopy: error: and {more} more entries beside them; the manifest has each"));
         }
         Ok(coordinator.report(from, &report)?)
+    }
+
+    /// The job cannot go on: no space, no file system.
+    fn halt_for(&mut self, coordinator: &mut Coordinator, path: &RelPath, failure: &Failure) {
+        if self.stop.is_none() {
+            self.display.failure(path, failure);
+        }
+        let gone = Stop::FileSystemGone;
+        self.stop.get_or_insert(Stop::of_errno(failure.errno).unwrap_or(gone));
+        coordinator.halt();
+        self.send_to_all(&Message::Halt);
     }
 
     fn read_scan(&mut self, coordinator: &mut Coordinator, scan: &mut Option<Scan>) {
@@ -222,6 +376,12 @@ impl<'a> Lead<'a> {
         }
         if let ScanEvent::NotEntered { path } = &event {
             self.display.not_entered(path);
+        }
+        if let ScanEvent::Listed { dir, failure: Some(failure), .. } = &event
+            && failure.halts()
+        {
+            let path = coordinator.dir_path(*dir).cloned().unwrap_or_default();
+            self.halt_for(coordinator, &path, failure);
         }
         coordinator.scan(event);
     }
@@ -256,11 +416,11 @@ impl<'a> Lead<'a> {
     /// # Errors
     /// What ends the job: also when what was copied could not be made durable.
     pub fn stop(&mut self, checkpoints: &mut Checkpoints) -> Result<Stats, LeadError> {
-        self.phase = "all is copied; making it durable";
+        self.phase = "making what was copied durable";
         self.send_to_all(&Message::Stop);
         let mut running = self.comm.size();
         while running > 0 {
-            match self.next()? {
+            match self.next_of_any()? {
                 (_, Incoming::Stopped(Ok(()))) => running -= 1,
                 (_, Incoming::Stopped(Err(_))) => return Err(WorkerError::Thread.into()),
                 (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
@@ -279,7 +439,7 @@ impl<'a> Lead<'a> {
 
     fn await_checkpoint(&mut self, checkpoints: &mut Checkpoints) -> Result<(), LeadError> {
         while !checkpoints.is_idle() {
-            match self.next()? {
+            match self.next_of_any()? {
                 (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),
             }

@@ -6,6 +6,7 @@ mod collect;
 pub mod copy;
 mod lead;
 mod prepare;
+mod recall;
 mod refusal;
 mod resolve;
 mod summary;

@@ -1,4 +1,4 @@
-//! The first writes and the last removals of a copy: its root, the state directory, the marker, the older manifest.
+//! The first writes and the last removals of a copy: its root, the state directory, the lock, the marker, the older manifest.
 
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,94 +6,215 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use jiff::Timestamp as Clock;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::recall::{Recalled, recall};
+use super::refusal::shown;
 use super::resolve::Plan;
-use crate::journal::{Header, next_generation};
+use crate::cli::Config;
+use crate::journal::{BaseWriter, Header, remove_journals};
 use crate::manifest::Place;
-use crate::proto::Job;
-use crate::state::{self, marker_name, previous_name};
-use crate::sys::{Errno, Handle, Meta, close, create_new, open_root, remove_file, rename, strip_acls};
+use crate::proto::{Job, StatePlace};
+use crate::scan::Recorded;
+use crate::state::{self, JobFile, Lock, marker_name, previous_name};
+use crate::sys::{
+    Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls, sync_dir,
+};
 use crate::types::{Timestamp, escaped};
 
 /// What of the copy is held open on rank 0.
 pub(super) struct Prepared {
     /// `None` in a dry run.
     root: Option<OwnedFd>,
-    state: Option<OwnedFd>,
+    state: Option<State>,
     /// Where the manifest goes, if there is one.
     pub(super) manifest: Option<Place>,
-    /// The root does not keep times to the nanosecond.
-    pub(super) coarse_times: bool,
-    /// Of the journals, from 1.
-    pub(super) generation: u32,
+    /// To be said before the copy.
+    pub(super) notes: Vec<String>,
 }
 
-/// Makes the copy's root, the state directory and the marker, unless nothing is to be written.
+struct State {
+    dir: OwnedFd,
+    lock: Lock,
+    job: JobFile,
+    recorded: Recorded,
+    forgets: bool,
+}
+
+/// A call that failed, and on what.
+pub(super) type Trouble = (String, std::io::Error);
+
+/// Makes the copy's root, the state directory and the marker, unless nothing is to be written; and the job out of what the
+/// state directory knows of it. `job` is what it is without that.
 ///
 /// # Errors
 /// One line; what was made is gone again.
-pub(super) fn prepare(plan: &Plan, job: &Job) -> Result<Prepared, String> {
-    let manifest = |state: Option<&OwnedFd>| manifest_place(plan, state);
+pub(super) fn prepare(plan: &Plan, config: &Config, job: Job, started: Clock) -> Result<(Prepared, Job), String> {
     if job.policy.dry_run {
-        let manifest = manifest(None)?;
-        return Ok(Prepared { root: None, state: None, manifest, coarse_times: false, generation: 1 });
+        let manifest = manifest_place(plan, None)?;
+        return Ok((Prepared { root: None, state: None, manifest, notes: Vec::new() }, job));
     }
-    let failed = |name: &[u8], err: Errno| {
-        let path = if name.is_empty() { plan.root.clone() } else { plan.root.join(state::os_name(name)) };
-        format!("{}: {}", escaped(path.as_os_str().as_bytes()), err.desc())
-    };
     if !plan.root_exists {
-        DirBuilder::new().mode(0o700).create(&plan.root).map_err(|err| failed(b"", errno(&err)))?;
+        DirBuilder::new().mode(UNFINISHED_DIR_MODE).create(&plan.root).map_err(|err| line(&plan.root, err))?;
     }
-    let made = open_root(&plan.root).map_err(|err| failed(b"", err)).and_then(|root| {
-        if !plan.root_exists && job.policy.strips_inherited_acls() {
-            strip_acls(Handle::Open(root.as_fd())).map_err(|err| failed(b"", err))?;
+    let failed = |err: Errno| line(&plan.root, err.desc());
+    let root = open_root(&plan.root).map_err(failed)?;
+    let made = prepare_in(plan, config, &root, job, started);
+    match made {
+        Ok((prepared, job)) => Ok((Prepared { root: Some(root), ..prepared }, job)),
+        Err(err) => {
+            take_back_dirs(&root, plan);
+            Err(err)
         }
-        let state = if job.has_state { Some(state::make(root.as_fd())) } else { None };
-        let state = state.transpose().map_err(|err| failed(state::DIR_NAME, err))?;
-        let generation = state.as_ref().map_or(Ok(1), |state| next_generation(state.as_fd()));
-        let generation = generation.map_err(|err| failed(state::DIR_NAME, err))?;
-        let marker = marker_name(job.id);
-        let coarse_times = make_marker(root.as_fd(), &marker).map_err(|err| failed(&marker, err))?;
-        Ok(Prepared { manifest: manifest(state.as_ref())?, root: Some(root), state, coarse_times, generation })
-    });
-    made.inspect_err(|_| {
-        if let Ok(root) = open_root(&plan.root) {
-            take_back(&root, plan, job);
-        }
-    })
+    }
 }
 
-fn errno(err: &std::io::Error) -> Errno {
-    Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO))
+fn line(path: &Path, err: impl std::fmt::Display) -> String {
+    format!("{}: {err}", shown(path))
+}
+
+fn prepare_in(
+    plan: &Plan,
+    config: &Config,
+    root: &OwnedFd,
+    job: Job,
+    started: Clock,
+) -> Result<(Prepared, Job), String> {
+    if !plan.root_exists && job.policy.strips_inherited_acls() {
+        strip_acls(Handle::Open(root.as_fd())).map_err(|err| line(&plan.root, err.desc()))?;
+    }
+    let mut notes = Vec::new();
+    let taken = match plan.state_dir() {
+        None => None,
+        Some(path) => Some(take_state(plan, config, root, &path, (job.id, started), &mut notes)?),
+    };
+    let mut job = match &taken {
+        Some((_, Recalled { file, unfinished, .. })) => Job {
+            id: file.id,
+            abandoned: file.abandoned.clone(),
+            generation: file.runs + 1,
+            began: unfinished.then_some(file.began),
+            ..job
+        },
+        None => job,
+    };
+    let (dir, recalled) = taken.map_or((None, None), |((dir, lock), recalled)| (Some((dir, lock)), Some(recalled)));
+    let made = make_markers(plan, root, dir.as_ref().map(|(dir, _)| dir), job.id).and_then(|marker| {
+        let manifest = manifest_place(plan, dir.as_ref().map(|(dir, _)| dir))?;
+        Ok((marker, manifest))
+    });
+    let (marker, manifest) = match made {
+        Ok(made) => made,
+        Err(err) => {
+            remove_markers(root, dir.as_ref().map(|(dir, _)| dir), job.id);
+            if let Some((_, lock)) = dir {
+                // the next run finds that its process is gone
+                let _ = lock.release();
+            }
+            return Err(err);
+        }
+    };
+    job.coarse_times = marker.coarse_times;
+    let state = dir.zip(recalled).map(|((dir, lock), recalled)| {
+        let Recalled { file, recorded, forgets, notes: more, .. } = recalled;
+        notes.extend(more);
+        let began = if file.runs == 0 { marker.ctime } else { file.began };
+        let mut job = file;
+        (job.runs, job.complete, job.began) = (job.runs + 1, false, began);
+        State { dir, lock, job, recorded, forgets }
+    });
+    Ok((Prepared { root: None, state, manifest, notes }, job))
+}
+
+type Taken = ((OwnedFd, Lock), Recalled);
+
+/// Makes and locks the state directory, and takes up its job; `id` is for a new one.
+fn take_state(
+    plan: &Plan,
+    config: &Config,
+    root: &OwnedFd,
+    path: &Path,
+    (id, started): (u64, Clock),
+    notes: &mut Vec<String>,
+) -> Result<Taken, String> {
+    let dir = match &plan.state {
+        Some(StatePlace::At(_)) => state::make_at(path),
+        _ => state::make(root.as_fd()),
+    };
+    let dir = dir.map_err(|err| line(path, err.desc()))?;
+    let copy = || dir.try_clone().map_err(|err| line(path, err));
+    let waiting =
+        |host: &str| notes.push(format!("{}: a run on {host} had the lock; it gave no sign of life", shown(path)));
+    // of the run, not of the job: unlike any other
+    let lock = Lock::take(copy()?, id, waiting).map_err(|err| line(path, err))?;
+    match recall(&dir, plan, config, id, started) {
+        Ok(recalled) => Ok(((dir, lock), recalled)),
+        Err(err) => {
+            let _ = lock.release();
+            Err(err)
+        }
+    }
 }
 
 fn manifest_place(plan: &Plan, state: Option<&OwnedFd>) -> Result<Option<Place>, String> {
-    let failed = |path: &Path, err: &dyn std::fmt::Display| format!("{}: {err}", escaped(path.as_os_str().as_bytes()));
     let Some(path) = &plan.manifest else {
         let in_state = state.map(|dir| dir.try_clone().map(|dir| Place { dir, name: state::MANIFEST_NAME.to_vec() }));
-        return in_state.transpose().map_err(|err| failed(&plan.root, &err));
+        return in_state.transpose().map_err(|err| line(&plan.root, err));
     };
     let parent = path.parent().expect("a manifest's path was resolved");
-    let dir = open_root(parent).map_err(|err| failed(parent, &err.desc()))?;
+    let dir = open_root(parent).map_err(|err| line(parent, err.desc()))?;
     Ok(Some(Place { dir, name: path.file_name().expect("a manifest has a name").as_bytes().to_vec() }))
 }
 
-/// Makes the marker; whether the file system does not keep times as they are set.
-fn make_marker(root: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
-    let marker = create_new(root, name, 0o600)?;
-    let time = Timestamp { sec: 1_000_000_001, nsec: 123_456_789 };
-    let set = Handle::Open(marker.as_fd()).set_times(time, time).and_then(|()| Meta::of(&marker));
-    close(marker)?;
-    Ok(set.is_ok_and(|meta| meta.mtime != time))
+/// What the marker shows of the destination's file system.
+struct Marker {
+    /// It does not keep times as they are set.
+    coarse_times: bool,
+    /// What its clock says now.
+    ctime: Timestamp,
 }
 
-/// Takes back what [`prepare`] made; what was there before is not empty and stays.
-fn take_back(root: &OwnedFd, plan: &Plan, job: &Job) {
-    let _ = remove_file(root.as_fd(), &marker_name(job.id));
-    if job.has_state {
-        let _ = unlinkat(root, state::DIR_NAME, UnlinkatFlags::RemoveDir);
+/// Makes the marker in the copy's root, and in a state directory that is elsewhere.
+fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<Marker, String> {
+    let name = marker_name(job_id);
+    let marker =
+        make_marker(root.as_fd(), &name).map_err(|err| line(&plan.root.join(state::os_name(&name)), err.desc()))?;
+    if let (Some(StatePlace::At(_)), Some(dir), Some(path)) = (&plan.state, state, plan.state_dir()) {
+        make_marker(dir.as_fd(), &name).map_err(|err| line(&path, err.desc()))?;
+    }
+    Ok(marker)
+}
+
+fn make_marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Marker, Errno> {
+    let made = match create_new(dir, name, 0o600) {
+        // of a run that was killed
+        Err(Errno::EEXIST) => remove_file(dir, name).and_then(|()| create_new(dir, name, 0o600)),
+        made => made,
+    }?;
+    let time = Timestamp { sec: 1_000_000_001, nsec: 123_456_789 };
+    let ctime = Meta::of(&made)?.ctime;
+    let set = Handle::Open(made.as_fd()).set_times(time, time).and_then(|()| Meta::of(&made));
+    close(made)?;
+    Ok(Marker { coarse_times: set.is_ok_and(|meta| meta.mtime != time), ctime })
+}
+
+fn remove_markers(root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) {
+    for dir in [Some(root), state].into_iter().flatten() {
+        let _ = remove_file(dir.as_fd(), &marker_name(job_id));
+    }
+}
+
+/// Takes back the directories that [`prepare`] made; what was there before is not empty and stays.
+fn take_back_dirs(root: &OwnedFd, plan: &Plan) {
+    match &plan.state {
+        Some(StatePlace::InCopy) => {
+            let _ = unlinkat(root, state::DIR_NAME, UnlinkatFlags::RemoveDir);
+        }
+        Some(StatePlace::At(_)) => {
+            let _ = plan.state_dir().map(std::fs::remove_dir);
+        }
+        None => {}
     }
     if !plan.root_exists {
         let _ = std::fs::remove_dir(&plan.root);
@@ -101,58 +222,100 @@ fn take_back(root: &OwnedFd, plan: &Plan, job: &Job) {
 }
 
 impl Prepared {
+    /// What earlier runs of the job have recorded.
+    pub(super) fn recorded(&self) -> Recorded {
+        self.state.as_ref().map(|state| state.recorded.clone()).unwrap_or_default()
+    }
+
+    /// How many runs of the job there are, this one too.
+    pub(super) fn runs(&self) -> u32 {
+        self.state.as_ref().map_or(1, |state| state.job.runs)
+    }
+
+    /// Whether another run has taken the copy over.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.lock.is_lost())
+    }
+
     /// Takes back what was made.
     pub(super) fn undo(self, plan: &Plan, job: &Job) {
-        if let Some(root) = &self.root {
-            take_back(root, plan, job);
+        let Some(root) = &self.root else { return };
+        remove_markers(root, self.state.as_ref().map(|state| &state.dir), job.id);
+        if let Some(state) = self.state {
+            let _ = state.lock.release();
         }
+        take_back_dirs(root, plan);
     }
 
     /// All ranks have seen the marker. An older manifest must not make this copy look complete while it is not: it is
-    /// kept under another name, also the one in the copy when the new one goes elsewhere.
+    /// kept under another name, also the one in the copy when the new one goes elsewhere. Then the job is written down, so
+    /// that whatever happens the same command goes on with it.
     ///
     /// # Errors
-    /// The path, as far as it is known, and the errno.
-    pub(super) fn begin(&self, job: &Job) -> Result<(), (Vec<u8>, Errno)> {
-        if let Some(root) = &self.root {
-            let marker = marker_name(job.id);
-            remove_file(root.as_fd(), &marker).map_err(|err| (marker, err))?;
+    /// What failed, and why.
+    pub(super) fn begin(&self, plan: &Plan, job: &Job) -> Result<(), Trouble> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let marker = marker_name(job.id);
+        let dirs = [Some(root), self.state.as_ref().map(|state| &state.dir)];
+        for dir in dirs.into_iter().flatten() {
+            match remove_file(dir.as_fd(), &marker) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(err) => return Err((escaped(&marker), err.into())),
+            }
         }
-        let own = self.state.as_ref().map(|state| (state, state::MANIFEST_NAME));
+        let own = self.state.as_ref().map(|state| (&state.dir, state::MANIFEST_NAME));
         let new = self.manifest.as_ref().map(|place| (&place.dir, place.name.as_slice()));
         for (dir, name) in own.into_iter().chain(new) {
             match rename(dir.as_fd(), name, &previous_name(name)) {
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(err) => return Err((name.to_vec(), err)),
+                Err(err) => return Err((escaped(name), err.into())),
             }
+        }
+        let Some(state) = &self.state else { return Ok(()) };
+        if state.forgets {
+            remove_journals(&state.dir, true).map_err(|err| (err.to_string(), std::io::ErrorKind::Other.into()))?;
+        }
+        let named = |err| (shown(Path::new(state::JOB_NAME)), err);
+        state.job.write(&state.dir).map_err(named)?;
+        // the names on the way to it
+        for dir in [Some(root.try_clone()), plan.root.parent().map(|dir| Ok(open_root(dir)?))].into_iter().flatten() {
+            dir.and_then(|dir| Ok(sync_dir(dir.as_fd())?)).map_err(named)?;
         }
         Ok(())
     }
 
-    /// Removes the journals, of which the manifest holds everything. With the manifest elsewhere nothing of pcopy stays in
-    /// the copy; its root keeps the source's times.
+    /// Begins the base of what this run will have recorded; `None` where nothing is kept.
     ///
     /// # Errors
-    /// The name that could not be removed, or the root's times not be set again.
-    pub(super) fn clean_up(&self, plan: &Plan, job: &Job, ranks: usize) -> Result<(), (Vec<u8>, Errno)> {
-        let (Some(root), Some(state)) = (&self.root, &self.state) else { return Ok(()) };
-        for rank in 0..u32::try_from(ranks).unwrap_or(u32::MAX) {
-            let name = Header { job_id: job.id, generation: job.generation, rank, ranks: 0 }.name();
-            match remove_file(state.as_fd(), &name) {
-                // a rank that finished nothing has none
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(err) => return Err((name, err)),
-            }
+    /// Those of [`BaseWriter::create`].
+    pub(super) fn new_base(&self, job: &Job) -> std::io::Result<Option<BaseWriter>> {
+        let Some(state) = &self.state else { return Ok(None) };
+        let header = Header { job_id: job.id, generation: job.generation, rank: 0, ranks: 1 };
+        BaseWriter::create(state.dir.try_clone()?, header).map(Some)
+    }
+
+    /// The manifest has its name, and the base too if `has_base`: the journals have served. The copy's root keeps the
+    /// source's times.
+    ///
+    /// # Errors
+    /// What failed, and why.
+    pub(super) fn complete(self, has_base: bool) -> Result<(), Trouble> {
+        let Some(state) = self.state else { return Ok(()) };
+        let mut job = state.job;
+        job.complete = true;
+        job.abandoned.clear();
+        job.write(&state.dir).map_err(|err| (shown(Path::new(state::JOB_NAME)), err))?;
+        if has_base {
+            remove_journals(&state.dir, false).map_err(|err| (err.to_string(), std::io::ErrorKind::Other.into()))?;
         }
-        if plan.manifest.is_none() {
-            return Ok(());
-        }
-        let failed = |err| (Vec::new(), err);
-        let before = Meta::of(root).map_err(failed)?;
-        // an older manifest keeps it
-        match unlinkat(root, state::DIR_NAME, UnlinkatFlags::RemoveDir) {
-            Ok(()) => Handle::Open(root.as_fd()).set_times(before.atime, before.mtime).map_err(failed),
-            Err(_) => Ok(()),
+        state.lock.release().map_err(|err| ("lock".into(), err.into()))
+    }
+
+    /// The job stopped before its end: everything stays for the next run.
+    pub(super) fn leave(self) {
+        if let Some(state) = self.state {
+            // the next run finds that its process is gone
+            let _ = state.lock.release();
         }
     }
 }

@@ -16,10 +16,10 @@ use super::choices;
 use super::refusal::{Refusal, refuse, shown};
 use crate::cli::Config;
 use crate::policy::Policy;
-use crate::proto::Source;
+use crate::proto::{Source, StatePlace};
 use crate::scan::Choice;
-use crate::state;
-use crate::sys::{Meta, Mounts, Place};
+use crate::state::{self, JOB_NAME, JobFile, JobFileError, SourceName};
+use crate::sys::{Meta, Mounts, Place, open_root};
 use crate::types::{Kind, RelPath};
 
 /// What the job will do.
@@ -31,8 +31,10 @@ pub struct Plan {
     /// Absolute; the directory that the copy's paths are relative to.
     pub root: PathBuf,
     pub root_exists: bool,
-    /// Whether the copy has a state directory: not when it is a single entry.
-    pub has_state: bool,
+    /// Where the state of the job is; a copy of single entries has none, unless the user names a place for it.
+    pub state: Option<StatePlace>,
+    /// The sources as they were given.
+    pub source_names: Vec<SourceName>,
     /// Where the user wants the manifest; absolute.
     pub manifest: Option<PathBuf>,
     pub policy: Policy,
@@ -42,13 +44,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn state_dir(&self) -> PathBuf {
-        self.root.join(state::os_name(state::DIR_NAME))
+    /// The path of the state directory, if there is one.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        Some(match self.state.as_ref()? {
+            StatePlace::InCopy => self.root.join(state::os_name(state::DIR_NAME)),
+            StatePlace::At(path) => PathBuf::from(name_of(path)),
+        })
+    }
+
+    fn has_state_in_copy(&self) -> bool {
+        self.state == Some(StatePlace::InCopy)
     }
 
     /// Where the manifest is, if there is one.
-    pub fn manifest_path(&self) -> PathBuf {
-        self.manifest.clone().unwrap_or_else(|| self.state_dir().join(state::os_name(state::MANIFEST_NAME)))
+    pub fn manifest_path(&self) -> Option<PathBuf> {
+        let in_state = || self.state_dir().map(|dir| dir.join(state::os_name(state::MANIFEST_NAME)));
+        self.manifest.clone().or_else(in_state)
     }
 }
 
@@ -80,7 +91,14 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     };
     let choice = choices::choice(config, filter, lone_dir)?;
     let notes = named.iter().filter_map(link_note).collect();
-    let (root, root_exists, targets) = place(&config.destination, &named)?;
+    let source_names: Vec<_> = named.iter().map(source_name).collect();
+    let state_dir = config.state_dir.as_deref().map(absolute).transpose()?;
+    let again = if config.into { None } else { place_again(&config.destination, state_dir.as_deref(), &source_names)? };
+    let (root, root_exists, targets) = match again {
+        Some(root) => (root, true, vec![RelPath::root()]),
+        None => place(&config.destination, &named)?,
+    };
+    let in_copy = named.len() > 1 || named[0].single.is_none();
     let plan = Plan {
         sources: named.iter().zip(&targets).map(|(named, target)| source(named, target)).collect(),
         singles: (0u16..)
@@ -88,7 +106,10 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
             .filter(|(_, n)| n.single.is_some())
             .filter_map(|(i, n)| Some((i, n.meta.kind?)))
             .collect(),
-        has_state: named.len() > 1 || named[0].single.is_none(),
+        state: state_dir
+            .map(|dir| StatePlace::At(dir.into_os_string().into_encoded_bytes()))
+            .or(in_copy.then_some(StatePlace::InCopy)),
+        source_names,
         manifest: None,
         policy,
         choice,
@@ -101,6 +122,55 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     check_access(&plan)?;
     let manifest = manifest_path(config, &plan)?;
     Ok(Plan { manifest, ..plan })
+}
+
+/// A path that may not be there yet; its parent must be.
+fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
+    match fs::canonicalize(path) {
+        Ok(path) => return Ok(path),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return refuse(path, format_args!("cannot be resolved: {err}")),
+    }
+    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
+        return refuse(path, "does not exist");
+    };
+    Ok(canonical(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.join(name))
+}
+
+fn source_name(named: &Named) -> SourceName {
+    let path = match &named.single {
+        Some(name) => named.dir.join(name_of(name)),
+        None => named.dir.clone(),
+    };
+    SourceName { path: shown(&path), contents: named.name.is_none() }
+}
+
+/// The destination itself as the copy's root, if an earlier run of the same command made it that: by cp's rule alone a run
+/// that is started again would copy into its own copy.
+fn place_again(destination: &Path, state: Option<&Path>, sources: &[SourceName]) -> Result<Option<PathBuf>, Refusal> {
+    let ([SourceName { contents: false, .. }], Ok(root)) = (sources, fs::canonicalize(destination)) else {
+        return Ok(None);
+    };
+    let dir = state.map_or_else(|| root.join(state::os_name(state::DIR_NAME)), Path::to_path_buf);
+    let job = match open_root(&dir).map(|dir| JobFile::read(&dir)) {
+        Err(_) | Ok(Ok(None)) => return Ok(None),
+        Ok(Ok(Some(job))) => job,
+        Ok(Err(err)) => return refuse(&dir.join(JOB_NAME), job_file_advice(&err)),
+    };
+    // a state directory in the copy may have moved with it
+    let same_root = state.is_none() || job.root == shown(&root);
+    Ok((same_root && job.sources == sources).then_some(root))
+}
+
+/// What is wrong with a job file, and what to do.
+pub(super) fn job_file_advice(err: &JobFileError) -> String {
+    match err {
+        JobFileError::Garbage(_) => {
+            format!("{err}; which copy it was of cannot be told: remove it to start over, or name another destination")
+        }
+        JobFileError::Newer(_) => format!("{err}: use that one"),
+        JobFileError::Io(_) => err.to_string(),
+    }
 }
 
 fn name_of(bytes: &[u8]) -> &std::ffi::OsStr {
@@ -262,7 +332,7 @@ fn check_targets(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
         if let Some(other) = taken.insert(target, &named.given) {
             return refuse(&named.given, format_args!("would be copied to the same place as {}", shown(other)));
         }
-        if plan.has_state && target.as_bytes() == state::DIR_NAME {
+        if plan.has_state_in_copy() && target.as_bytes() == state::DIR_NAME {
             return refuse(&named.given, "has the name of pcopy's own state, which the copy will have there");
         }
     }
@@ -355,9 +425,11 @@ fn check_access(plan: &Plan) -> Result<(), Refusal> {
     if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         return refuse(dir, format_args!("cannot write to the destination: {}", err.desc()));
     }
-    if let Some(state_dir) = plan.has_state.then(|| plan.state_dir())
-        && let Ok(meta) = fs::symlink_metadata(&state_dir)
-    {
+    let Some(state_dir) = plan.state_dir() else { return Ok(()) };
+    if !plan.has_state_in_copy() {
+        check_outside(&state_dir, "--state-dir", plan)?;
+    }
+    if let Ok(meta) = fs::symlink_metadata(&state_dir) {
         if !meta.is_dir() {
             return refuse(&state_dir, "is not a directory; pcopy keeps its state there");
         }
@@ -389,21 +461,30 @@ fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusa
             _ => {}
         }
     }
-    let in_source = plan.sources.iter().any(|source| match &source.single {
-        None => path.starts_with(name_of(&source.dir)),
-        Some(name) => path == Path::new(name_of(&source.dir)).join(name_of(name)),
-    });
-    let in_copy = match plan.has_state {
-        true => path.starts_with(&plan.root) && !path.starts_with(plan.state_dir()),
-        false => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
-    };
-    if in_source || in_copy {
-        return refuse(wanted, "--manifest must name a file outside of the sources and of the copy");
+    if !(plan.has_state_in_copy() && plan.state_dir().is_some_and(|dir| path.starts_with(dir))) {
+        check_outside(&path, "--manifest", plan)?;
     }
     if let Err(err) = eaccess(&parent, AccessFlags::W_OK | AccessFlags::X_OK) {
         return refuse(&parent, format_args!("cannot write the manifest there: {}", err.desc()));
     }
     Ok(Some(path))
+}
+
+/// What pcopy writes for itself is neither copied nor a part of the copy.
+fn check_outside(path: &Path, option: &str, plan: &Plan) -> Result<(), Refusal> {
+    let in_source = plan.sources.iter().any(|source| match &source.single {
+        None => path.starts_with(name_of(&source.dir)),
+        Some(name) => path == Path::new(name_of(&source.dir)).join(name_of(name)),
+    });
+    let has_dirs = plan.sources.len() > 1 || plan.sources[0].single.is_none();
+    let in_copy = match has_dirs {
+        true => path.starts_with(&plan.root),
+        false => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
+    };
+    if in_source || in_copy {
+        return refuse(path, format_args!("{option} must name a place outside of the sources and of the copy"));
+    }
+    Ok(())
 }
 
 /// Whether a file begins as a manifest does.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp as Clock;
 
+use super::lead::Stop;
 use crate::manifest::Host;
 use crate::types::{ExitCode, Stats, Unkept, human_bytes};
 
@@ -11,9 +12,19 @@ pub(super) struct Summary {
     pub(super) seconds: f64,
     pub(super) stats: Stats,
     pub(super) excluded: u64,
+    /// Bytes of file data that this run has moved.
+    pub(super) bytes_moved: u64,
+    /// Of the job, this one too.
+    pub(super) runs: u32,
+    /// The job can be gone on with.
+    pub(super) has_state: bool,
+    /// What was copied since the last checkpoint could not be written down.
+    pub(super) unrecorded: bool,
     pub(super) hosts: Vec<Host>,
     pub(super) manifest: Option<String>,
     pub(super) dry_run: bool,
+    /// Why it stopped before its end.
+    pub(super) stop: Option<Stop>,
     pub(super) code: ExitCode,
 }
 
@@ -66,6 +77,12 @@ impl Summary {
             "kept": stats.kept,
             "excluded": self.excluded,
             "recopied": stats.recopied,
+            "bytes_moved": self.bytes_moved,
+            "runs": self.runs,
+            "resumed": stats.resumed,
+            "resumed_bytes": stats.resumed_bytes,
+            "retries": stats.retries,
+            "stopped": self.stop.map(Stop::name),
             "dry_run": self.dry_run,
             "manifest": self.manifest,
         })
@@ -74,7 +91,7 @@ impl Summary {
     pub(super) fn text(&self) -> String {
         let stats = &self.stats;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let bytes_rate = human_bytes(self.rate(stats.bytes) as u64);
+        let bytes_rate = human_bytes(self.rate(stats.bytes.saturating_sub(stats.resumed_bytes)) as u64);
         let mut text = String::new();
         let mut line = |label: &str, value: String| text.push_str(&format!("{label:<13} {value}\n"));
         line("Started:", self.started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
@@ -84,7 +101,8 @@ impl Summary {
             "Ranks:",
             format!("{} on {} {hosts}", self.hosts.iter().map(|host| host.ranks).sum::<usize>(), self.hosts.len()),
         );
-        line("Items:", format!("{} ({:.0}/s)", stats.entries(), self.rate(stats.entries())));
+        let worked = stats.entries().saturating_sub(stats.resumed);
+        line("Items:", format!("{} ({:.0}/s)", stats.entries(), self.rate(worked)));
         line("  Dirs:", stats.dirs.to_string());
         line("  Files:", format!("{} ({} hard links)", stats.files, stats.hardlinks));
         line("  Links:", stats.symlinks.to_string());
@@ -97,6 +115,12 @@ impl Summary {
         }
         if stats.kept > 0 {
             line("Kept:", format!("{} entries that were there already; \"kept\" in the manifest", stats.kept));
+        }
+        if stats.resumed > 0 {
+            line("Resumed:", format!("{} entries were there from earlier runs", stats.resumed));
+        }
+        if stats.retries > 0 {
+            line("Retried:", format!("{} operations that failed at first", stats.retries));
         }
         if stats.recopied > 0 {
             line("Copied again:", format!("{} files that changed while they were read", stats.recopied));
@@ -112,6 +136,25 @@ impl Summary {
         text
     }
 
+    fn stopped(&self) -> String {
+        let reason = match self.stop.map(Stop::name) {
+            Some(name) if name.starts_with("SIG") => format!("by {name}"),
+            Some(name) => format!("({name})"),
+            None => String::new(),
+        };
+        match (self.has_state, self.unrecorded) {
+            (false, _) => {
+                format!("stopped {reason}; NOT complete, and nothing is recorded: the same command starts over")
+            }
+            (true, true) => {
+                format!("stopped {reason}; the same command goes on, and copies again what is not recorded")
+            }
+            (true, false) => {
+                format!("stopped {reason}; {} entries are recorded; the same command goes on", self.stats.entries())
+            }
+        }
+    }
+
     fn result(&self) -> String {
         let (errors, unkept) = (self.stats.errors, self.stats.unkept);
         match self.code {
@@ -124,6 +167,7 @@ impl Summary {
                 format!("{unkept} entries did not keep everything, and --strict was given")
             }
             ExitCode::EntriesFailed => format!("{errors} entries FAILED; \"error\" in the manifest"),
+            ExitCode::Stopped => self.stopped(),
             ExitCode::Refused | ExitCode::Broken => "NOT complete".into(),
         }
     }

@@ -52,6 +52,15 @@ impl Selection {
         0..self.0.len()
     }
 
+    /// What tells it from another list.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for path in &self.0 {
+            hasher.update(path.as_bytes()).update(b"\0");
+        }
+        hasher.finalize()
+    }
+
     /// Whether the source itself is listed.
     pub fn has_root(&self) -> bool {
         self.0.first().is_some_and(RelPath::is_root)

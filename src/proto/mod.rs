@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 pub use names::Names;
 
 use crate::policy::Policy;
-use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, RelPath, Stats, Timestamp};
+use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, Partial, RelPath, Stats, Temporary, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 3;
+pub const PROTOCOL_VERSION: u8 = 4;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -28,6 +28,8 @@ pub const MAX_BATCH_LEN: usize = 32 << 10;
 /// Bytes of whole paths that a batch may stand for, at most, unless it is a batch of one: a report may
 /// have to hand back every path of it.
 pub const MAX_BATCH_PATHS_LEN: usize = 256 << 10;
+/// Entries in one batch of those that earlier runs have recorded, at most; each comes with its record.
+pub const MAX_BATCH_KNOWN: usize = 128;
 /// Failures that a report carries to be shown; it counts the rest, and the manifest has all.
 pub const MAX_SHOWN_FAILURES: usize = 16;
 
@@ -44,6 +46,10 @@ pub enum Message {
     Report(Report),
     /// A step of a checkpoint.
     Checkpoint(Checkpoint),
+    /// A rank to rank 0: its process was signalled.
+    Signalled(Signal),
+    /// Rank 0 to all: leave what you have not begun, and break off what you have.
+    Halt,
     /// Rank 0 to all: there is no more work; the I/O threads end.
     Stop,
     /// A rank to rank 0, after [`Message::Stop`]; or why it could not, in words.
@@ -56,6 +62,16 @@ pub enum Message {
     Bye,
 }
 
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    Terminate,
+    Interrupt,
+    User1,
+    /// To say how far the job is.
+    Progress,
+}
+
 /// The steps of a checkpoint, each with its number: three orders of rank 0 and the answers to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Checkpoint {
@@ -66,11 +82,32 @@ pub enum Checkpoint {
     /// Make what this node has written durable.
     Sync(u64),
     /// It is, or why not.
-    Synced(u64, Result<(), String>),
+    Synced(u64, Result<(), Trouble>),
     /// Append what was sealed to the journal.
     Commit(u64),
     /// It is in the journal, or why not.
-    Committed(u64, Result<(), String>),
+    Committed(u64, Result<(), Trouble>),
+}
+
+/// Why something could not be made durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// In words.
+    pub text: String,
+    /// The C library's errno, or 0.
+    pub errno: i32,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<&std::io::Error> for Trouble {
+    fn from(err: &std::io::Error) -> Self {
+        Self { text: err.to_string(), errno: err.raw_os_error().unwrap_or(0) }
+    }
 }
 
 impl Checkpoint {
@@ -90,22 +127,36 @@ pub struct Records(#[serde(with = "serde_bytes")] pub Vec<u8>);
 /// What every rank has to know of the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Unique to the run: names temporary files and runs of records.
+    /// The same in every run of the job: names temporary files.
     pub id: u64,
+    /// Other jobs that left temporary files in the copy, which nobody will use.
+    pub abandoned: Vec<u64>,
     pub sources: Vec<Source>,
     /// Absolute path of the directory that the copy's paths are relative to.
     #[serde(with = "serde_bytes")]
     pub destination: Vec<u8>,
     /// Which run of the job this is, from 1.
     pub generation: u32,
-    /// Whether ranks keep their journals in the copy's `.pcopy`; those of one entry, and of a dry run, do not.
-    pub has_state: bool,
+    /// Of a run that goes on with an unfinished job: when that began, by the destination's clock. What is newer there may
+    /// be the job's own.
+    pub began: Option<Timestamp>,
+    /// Where ranks keep their journals: not those of one entry, and of a dry run.
+    pub state: Option<StatePlace>,
     /// The copy's directory was made by this job: a name that is taken in it is a conflict. In a dry run: it is not there.
     pub fresh: bool,
     /// The destination does not keep times to the nanosecond.
     pub coarse_times: bool,
     pub tuning: Tuning,
     pub policy: Policy,
+}
+
+/// Where the state of a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StatePlace {
+    /// In the `.pcopy` of the copy's root.
+    InCopy,
+    /// The absolute path of a directory.
+    At(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// A source, and where it lands.
@@ -136,6 +187,8 @@ pub struct Tuning {
     pub digest: bool,
     pub sparse: Sparse,
     pub durability: Durability,
+    /// Times that an operation is tried again after a failure that may pass.
+    pub retries: u32,
 }
 
 /// When files are read and written with `O_DIRECT`.
@@ -187,9 +240,20 @@ pub struct Hello {
 pub enum Task {
     /// Copy these entries of one directory.
     Entries { source: u16, dir: RelPath, names: Names },
+    /// Look at these entries of one directory, which earlier runs have recorded or begun, and copy those that are not
+    /// as recorded.
+    Known { source: u16, dir: RelPath, entries: Vec<Known> },
     /// Copy one entry that has several names, or that cannot be linked.
     /// With an `id` only if it still is the file of that number.
-    Owner { source: u16, path: RelPath, kind: Kind, id: Option<LinkId>, attempt: u8, unlinkable: bool },
+    Owner {
+        source: u16,
+        path: RelPath,
+        kind: Kind,
+        id: Option<LinkId>,
+        attempt: u8,
+        unlinkable: bool,
+        partial: Option<Partial>,
+    },
     /// Copy one range of a file whose destination is there.
     Range { file: LargeFile, index: u64 },
     /// All ranges are there: metadata, then the final name.
@@ -214,9 +278,46 @@ pub struct LargeFile {
     pub sparse: bool,
     /// Bytes of one range.
     pub range_len: u64,
-    /// Times that it was copied before, and had changed. Part of its temporary name: a node that still knows the
-    /// name of the attempt before must not write there.
-    pub attempt: u8,
+    /// What it is copied to. A node that still knows the name of the attempt before must not write there.
+    pub temporary: Temporary,
+    /// Its temporary file is the one that earlier runs have recorded ranges of.
+    pub found: bool,
+}
+
+impl LargeFile {
+    /// What its ranges belong to.
+    pub fn partial(&self) -> Partial {
+        Partial {
+            size: self.identity.size,
+            mtime: self.identity.mtime,
+            temporary: self.temporary,
+            range_len: self.range_len,
+        }
+    }
+}
+
+/// An entry that earlier runs have recorded, or begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// In its directory.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// As the scan sees it.
+    pub kind: Kind,
+    pub entry: Option<KnownEntry>,
+    pub partial: Option<Partial>,
+}
+
+/// The record of an entry that was copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownEntry {
+    /// Names it on rank 0.
+    pub number: u64,
+    pub kind: Kind,
+    /// Without the name that it was linked to.
+    pub facts: Facts,
+    /// It was linked to another name.
+    pub was_link: bool,
 }
 
 /// A directory whose entries have all ended.
@@ -253,8 +354,10 @@ pub struct Report {
     pub ended: Stats,
     /// The rank has much in memory to write down.
     pub full: bool,
-    /// Names could not be made durable, in words: the job cannot go on.
-    pub not_durable: Option<String>,
+    /// Names could not be made durable: the job cannot go on.
+    pub not_durable: Option<Failure>,
+    /// What the job has to stop for: no space is left, the file system is gone. The entry has not ended.
+    pub halting: Option<(RelPath, Failure)>,
     /// Of the failures, the first few; `ended` counts them all.
     pub failures: Vec<(RelPath, Failure)>,
 }
@@ -264,8 +367,12 @@ pub struct Report {
 pub enum TaskResult {
     /// Nothing to hand back.
     Ended,
+    /// The job was told to halt; what was left of the task is not done.
+    Stopped,
     /// Of entries: those that need another task.
     Returned(Vec<Returned>),
+    /// Of known entries: the numbers of those that are as recorded, and those that need another task.
+    Known { confirmed: Vec<u64>, returned: Vec<Returned> },
     /// Of an owner or of a large file: how it ended, for the links to it.
     Owned(Box<Owned>),
     /// Of a range: its chaining value, if digests are on.
@@ -281,8 +388,9 @@ pub enum TaskResult {
 pub enum Returned {
     /// A file above the range length; its destination is made, at its final length.
     Large(LargeFile),
-    /// An entry with several names (`names` of them): one is copied, the others are linked to it.
-    Linked { path: RelPath, kind: Kind, id: LinkId, identity: Identity, names: u64 },
+    /// An entry with several names (`names` of them): one is copied, the others are linked to it. With `there` it is
+    /// at the destination already, as that says.
+    Linked { path: RelPath, kind: Kind, id: LinkId, identity: Identity, names: u64, there: Option<Box<Facts>> },
     /// A further name that the destination cannot link: it is copied on its own.
     Unlinkable { path: RelPath, kind: Kind },
 }

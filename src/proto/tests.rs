@@ -44,9 +44,10 @@ fn large() -> impl Strategy<Value = LargeFile> {
             path,
             identity: Identity { size, mtime, ctime },
             atime: ctime,
-            attempt: 1,
             sparse,
             range_len: size,
+            temporary: Temporary { generation: 2, attempt: 1 },
+            found: sparse,
         },
     )
 }
@@ -67,6 +68,8 @@ fn facts() -> impl Strategy<Value = Facts> {
             uid,
             gid,
             mtime,
+            ctime: mtime,
+            mtime_there: digest.map(|_| mtime),
             target,
             digest,
             rdev,
@@ -86,15 +89,31 @@ fn names() -> impl Strategy<Value = Names> {
     })
 }
 
+fn known() -> impl Strategy<Value = Known> {
+    (name(), kind(), prop::option::of(facts()), prop::option::of(large())).prop_map(|(name, kind, facts, large)| {
+        Known {
+            name,
+            kind,
+            entry: facts.map(|facts| KnownEntry { number: facts.size, kind, was_link: facts.uid > 7, facts }),
+            partial: large.map(|file| file.partial()),
+        }
+    })
+}
+
 fn task() -> impl Strategy<Value = Task> {
     prop_oneof![
         (any::<u16>(), path(), names()).prop_map(|(source, dir, names)| Task::Entries { source, dir, names }),
         (any::<u16>(), path(), kind(), any::<u8>(), any::<Option<u64>>()).prop_map(
             |(source, path, kind, attempt, ino)| {
                 let id = ino.map(|ino| LinkId { dev: 1, ino });
-                Task::Owner { source, path, kind, id, attempt, unlinkable: id.is_none() }
+                Task::Owner { source, path, kind, id, attempt, unlinkable: id.is_none(), partial: None }
             }
         ),
+        (any::<u16>(), path(), prop::collection::vec(known(), 0..9)).prop_map(|(source, dir, entries)| Task::Known {
+            source,
+            dir,
+            entries
+        }),
         (large(), any::<u64>()).prop_map(|(file, index)| Task::Range { file, index }),
         (large(), any::<Option<Digest>>(), any::<bool>()).prop_map(|(file, digest, unlinkable)| Task::FinishFile {
             file,
@@ -118,9 +137,13 @@ fn task() -> impl Strategy<Value = Task> {
 fn returned() -> impl Strategy<Value = Returned> {
     prop_oneof![
         large().prop_map(Returned::Large),
-        (path(), kind(), any::<[u64; 2]>(), large(), any::<u64>()).prop_map(|(path, kind, [dev, ino], file, names)| {
-            Returned::Linked { path, kind, id: LinkId { dev, ino }, identity: file.identity, names }
-        }),
+        (path(), kind(), any::<[u64; 2]>(), large(), prop::option::of(facts())).prop_map(
+            |(path, kind, [dev, ino], file, there)| {
+                let (identity, names) = (file.identity, file.range_len);
+                let there = there.map(Box::new);
+                Returned::Linked { path, kind, id: LinkId { dev, ino }, identity, names, there }
+            }
+        ),
         (path(), kind()).prop_map(|(path, kind)| Returned::Unlinkable { path, kind }),
     ]
 }
@@ -128,6 +151,9 @@ fn returned() -> impl Strategy<Value = Returned> {
 fn result() -> impl Strategy<Value = TaskResult> {
     prop_oneof![
         Just(TaskResult::Ended),
+        Just(TaskResult::Stopped),
+        (any::<Vec<u64>>(), prop::collection::vec(returned(), 0..9))
+            .prop_map(|(confirmed, returned)| TaskResult::Known { confirmed, returned }),
         prop::collection::vec(returned(), 0..9).prop_map(TaskResult::Returned),
         facts().prop_map(|facts| TaskResult::Owned(Box::new(Owned::Copied(facts)))),
         Just(TaskResult::Owned(Box::new(Owned::Failed))),
@@ -144,8 +170,10 @@ fn job() -> impl Strategy<Value = Job> {
             id,
             sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
+            abandoned: vec![id, 1],
             generation: 3,
-            has_state: single.is_some(),
+            began: single.as_ref().map(|_| Timestamp { sec: -1, nsec: 1 }),
+            state: single.clone().map(StatePlace::At),
             fresh: false,
             coarse_times: true,
             tuning: Tuning {
@@ -156,6 +184,7 @@ fn job() -> impl Strategy<Value = Job> {
                 digest: true,
                 sparse: Sparse::Always,
                 durability: Durability::None,
+                retries: 5,
             },
             policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },
@@ -177,18 +206,26 @@ fn message() -> impl Strategy<Value = Message> {
             any::<[u64; Stats::LEN]>(),
             prop::collection::vec((path(), failure()), 0..5)
         )
-            .prop_map(|(id, results, bytes_moved, ended, failures)| {
+            .prop_map(|(id, results, bytes_moved, ended, mut failures)| {
+                let halting = failures.pop();
                 Message::Report(Report {
                     id,
                     results,
                     bytes_moved,
                     ended: Stats::from_array(ended),
                     full: true,
-                    not_durable: None,
+                    not_durable: failures.first().map(|(_, failure)| failure.clone()),
+                    halting,
                     failures,
                 })
             }),
         Just(Message::Stop),
+        Just(Message::Halt),
+        prop::sample::select(vec![Signal::Terminate, Signal::Interrupt, Signal::User1, Signal::Progress])
+            .prop_map(Message::Signalled),
+        (any::<u64>(), ".*", any::<i32>()).prop_map(|(seq, text, errno)| {
+            Message::Checkpoint(Checkpoint::Committed(seq, Err(Trouble { text, errno })))
+        }),
         prop_oneof![Just(Ok(())), ".*".prop_map(Err)].prop_map(Message::Stopped),
         Just(Message::WantRecords),
         (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, last)| Message::Records { records: Records(bytes), last }),

@@ -16,11 +16,12 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use loops::{Ancestor, is_inside};
 
+use crate::journal::{Base, Partials};
 use crate::policy::{Filter, Selection};
-use crate::proto::{DirBefore, Job, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
+use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::state;
-use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, open_dir_at, strip_dir_acls, sync_dir};
-use crate::types::{Failure, Kind, Op, RelPath, Side};
+use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, mode_before, open_dir_at, strip_dir_acls, sync_dir};
+use crate::types::{Failure, Kind, Op, Outcome, RelPath, Side};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -45,6 +46,8 @@ pub enum ScanEvent {
     Single { id: DirId, source: u16, path: RelPath },
     /// Some of a directory's entries, without its directories.
     Names { dir: DirId, names: Names },
+    /// Some of a directory's entries, which earlier runs have recorded or begun.
+    Known { dir: DirId, entries: Vec<Known> },
     /// All of a directory has been seen; `failure` if it could not be. Its times are those from before.
     Listed { dir: DirId, subdirs: u64, excluded: u64, before: Option<DirBefore>, failure: Option<Failure> },
     /// A source's own `.pcopy`, which is not copied.
@@ -60,6 +63,32 @@ pub struct Choice {
     /// Of the one source, if not everything.
     pub selection: Option<Selection>,
     pub one_file_system: bool,
+}
+
+/// What earlier runs of the job have recorded.
+#[derive(Clone, Default)]
+pub struct Recorded {
+    pub base: Arc<Base>,
+    pub partials: Arc<Partials>,
+}
+
+impl Recorded {
+    fn is_empty(&self) -> bool {
+        self.base.is_empty() && self.partials.is_empty()
+    }
+
+    /// What is recorded of an entry. One whose record cannot be read is copied again.
+    fn find(&self, path: &RelPath, name: &[u8], kind: Kind) -> Option<Known> {
+        let entry = self.base.find(path).ok().flatten().and_then(|(number, record)| match record.outcome {
+            Outcome::Done(mut facts) => {
+                let was_link = facts.hardlink.take().is_some();
+                Some(KnownEntry { number, kind: record.kind, facts, was_link })
+            }
+            Outcome::Failed(_) => None,
+        });
+        let partial = self.partials.get(path).map(|there| there.partial);
+        (entry.is_some() || partial.is_some()).then(|| Known { name: name.to_vec(), kind, entry, partial })
+    }
 }
 
 /// The scan's threads. They end when everything was listed, and the channel with them.
@@ -104,6 +133,7 @@ struct Below {
 struct Shared {
     job: Arc<Job>,
     choice: Choice,
+    recorded: Recorded,
     source_metas: Vec<Meta>,
     destination_meta: Meta,
     reading: Reading,
@@ -135,7 +165,7 @@ impl Scan {
     pub fn start(
         job: &Arc<Job>,
         roots: &Roots,
-        choice: Choice,
+        (choice, recorded): (Choice, Recorded),
         threads: usize,
         singles: &[(u16, Kind)],
     ) -> std::io::Result<Self> {
@@ -156,6 +186,7 @@ impl Scan {
             reading: roots.reading,
             sync_dirs: roots.sync_dirs,
             choice,
+            recorded,
             stack: Mutex::new(Stack { pending: pending.collect(), busy: 0 }),
             changed: Condvar::new(),
             next_id: AtomicU64::new(0),
@@ -247,8 +278,12 @@ impl Scanner {
         let target = &shared.job.sources[usize::from(source)].target;
         let (path, name) = target.split().expect("a single entry has a name of its own in the copy");
         let id = self.new_id();
+        let event = match shared.recorded.find(target, name, kind) {
+            Some(known) => ScanEvent::Known { dir: id, entries: vec![known] },
+            None => ScanEvent::Names { dir: id, names: Names::one(name, kind) },
+        };
         self.send(ScanEvent::Single { id, source, path })?;
-        self.send(ScanEvent::Names { dir: id, names: Names::one(name, kind) })?;
+        self.send(event)?;
         self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None })
     }
 
@@ -282,6 +317,7 @@ impl Scanner {
             ancestors: follows.then(|| Arc::new(Ancestor { meta, parent: ancestors })),
             nested,
             names: Names::default(),
+            known: Vec::new(),
             subdirs: 0,
             excluded: 0,
             gone: false,
@@ -293,12 +329,15 @@ impl Scanner {
             }
             _ => self.list_all(&mut listing),
         };
-        let Listing { names, subdirs, excluded, gone, .. } = listing;
+        let Listing { names, known, subdirs, excluded, gone, .. } = listing;
         if gone {
             return Err(Gone);
         }
         if !names.is_empty() {
             self.send(ScanEvent::Names { dir: id, names })?;
+        }
+        if !known.is_empty() {
+            self.send(ScanEvent::Known { dir: id, entries: known })?;
         }
         self.send(listed(subdirs, excluded, before, ended.err().map(|err| failure(Op::List, Side::Source, err))))
     }
@@ -377,6 +416,17 @@ impl Scanner {
             }
             return;
         }
+        let recorded = &self.shared.recorded;
+        if !recorded.is_empty()
+            && let Some(known) = recorded.find(&listing.path.join(name), name, kind)
+        {
+            listing.known.push(known);
+            if listing.known.len() >= MAX_BATCH_KNOWN {
+                let entries = std::mem::take(&mut listing.known);
+                listing.gone = self.send(ScanEvent::Known { dir: listing.id, entries }).is_err();
+            }
+            return;
+        }
         listing.names.push(name, kind);
         if listing.names.len() >= MAX_BATCH_NAMES || listing.names.byte_len() >= MAX_BATCH_LEN {
             let names = std::mem::take(&mut listing.names);
@@ -451,7 +501,7 @@ impl Scanner {
     fn make_dir(&mut self, path: &RelPath) -> Result<Option<u32>, Failure> {
         let job = Arc::clone(&self.shared.job);
         let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            return Ok((!job.fresh).then_some(self.shared.destination_meta.mode));
+            return Ok(mode_before(&self.shared.destination_meta).filter(|_| !job.fresh));
         };
         let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
         let there =
@@ -479,6 +529,7 @@ struct Listing<'a> {
     nested: usize,
     /// Names that were not sent yet.
     names: Names,
+    known: Vec<Known>,
     subdirs: u64,
     excluded: u64,
     gone: bool,

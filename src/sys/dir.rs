@@ -36,6 +36,10 @@ pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<Own
     how.open(dir, name, DIR_FLAGS | OFlag::O_NOFOLLOW)
 }
 
+/// Of a directory that is not finished: for its owner alone, and sticky, which tells a later run that this one was made by a
+/// run that was killed, and not there before.
+pub const UNFINISHED_DIR_MODE: u32 = 0o1700;
+
 /// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there will do,
 /// unless `fresh`; it is made writable for its owner, until it is finished, and the mode that it had is returned. Anything
 /// else is `ENOTDIR`.
@@ -43,7 +47,7 @@ pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<Own
 /// # Errors
 /// Those of mkdir(2) and chmod(2).
 pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<u32>, Errno> {
-    match mkdirat(dir, name, Mode::S_IRWXU) {
+    match mkdirat(dir, name, Mode::from_bits_truncate(UNFINISHED_DIR_MODE)) {
         Err(Errno::EEXIST) if !fresh => {}
         made => return made.map(|()| None),
     }
@@ -54,7 +58,13 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<
     if there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw() {
         Handle::Named(dir, name).set_mode(there.mode | 0o700)?;
     }
-    Ok(Some(there.mode))
+    Ok(mode_before(&there))
+}
+
+/// The mode that a directory had before the job; `None` when it was made by a run that was killed.
+pub fn mode_before(there: &Meta) -> Option<u32> {
+    // setgid comes from the directory that it is in
+    (there.mode & 0o1777 != UNFINISHED_DIR_MODE).then_some(there.mode)
 }
 
 /// Removes the ACLs that a new directory got from the one that it is in: they are not the source's, and would go on
@@ -128,6 +138,11 @@ impl DirCache {
             left -= 1;
         }
         Ok(fd)
+    }
+
+    /// Closes all but the roots.
+    pub fn clear(&mut self) {
+        self.open.clear();
     }
 
     fn find(&mut self, root: usize, path: &[u8]) -> Option<Arc<OwnedFd>> {

@@ -3,15 +3,17 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::fstatfs;
+use nix::sys::statvfs::statvfs;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, unlinkat};
 
-use super::Buffer;
+use super::{Buffer, Meta};
 
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
 const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
@@ -88,6 +90,51 @@ pub fn rename(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> 
     renameat(dir, from, dir, to)
 }
 
+/// Gives a name in `dir` another name there that is not taken; `EEXIST` when it is.
+///
+/// # Errors
+/// Those of renameat2(2).
+pub fn rename_new(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+    match renameat2(dir, from, dir, to, RenameFlags::RENAME_NOREPLACE) {
+        // a file system without it: somebody may take the name between the two calls
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => match Meta::at(dir, to) {
+            Ok(_) => Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => rename(dir, from, to),
+            Err(err) => Err(err),
+        },
+        renamed => renamed,
+    }
+}
+
+/// What became of locking a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locked {
+    Yes,
+    ByOther,
+    /// The file system has no locks.
+    CannotTell,
+}
+
+/// Locks a file against other processes, as long as the descriptor is open.
+///
+/// # Errors
+/// Those of fcntl(2) that do not mean that there are no locks.
+pub fn lock_file(fd: BorrowedFd<'_>) -> Result<Locked, Errno> {
+    let whole = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).expect("a small constant"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("a small constant"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(fd, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => Ok(Locked::Yes),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(Locked::ByOther),
+        Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOLCK | Errno::EINVAL) => Ok(Locked::CannotTell),
+        Err(err) => Err(err),
+    }
+}
+
 /// Closes, and says what closing brought to light (NFS, FUSE and quotas report here).
 ///
 /// # Errors
@@ -135,6 +182,16 @@ pub fn sync_data(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Those of syncfs(2).
 pub fn sync_file_system(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     syncfs(fd)
+}
+
+/// Bytes of the file system of `path` that an ordinary user may still write, and that are in use.
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn space(path: &Path) -> Result<(u64, u64), Errno> {
+    let found = statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+    Ok((bytes(found.blocks_available()), bytes(found.blocks().saturating_sub(found.blocks_free()))))
 }
 
 /// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,

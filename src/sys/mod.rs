@@ -14,13 +14,15 @@ mod user;
 mod xattr;
 
 pub use buffer::Buffer;
-pub use dir::{DirCache, Listed, list, make_dir, open_dir_at, open_root, strip_dir_acls};
+pub use dir::{
+    DirCache, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root, strip_dir_acls,
+};
 pub use file::{
-    End, Reading, close, create_new, next_data, open_read, open_write, remove_file, rename, set_len, sync_data,
-    sync_dir, sync_file, sync_file_system, syncfs_reaches,
+    End, Locked, Reading, close, create_new, lock_file, next_data, open_read, open_write, remove_file, rename,
+    rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system, syncfs_reaches,
 };
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
-pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, has_default_acl, strip_acls};
+pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};

@@ -87,6 +87,39 @@ pub fn copy_xattrs(
     Ok(copied)
 }
 
+/// Removes the attributes of `to` that `from` does not have, as far as `wants` says.
+///
+/// # Errors
+/// Those of listxattr(2) and removexattr(2).
+pub fn drop_other_xattrs(
+    from: Handle<'_>,
+    to: Handle<'_>,
+    wants: impl Fn(&[u8], bool) -> bool,
+) -> Result<(), XattrError> {
+    let list = |target: &Target| match target.list() {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Vec::new()),
+        listed => listed,
+    };
+    let (from, to) = (Target::new(from).map_err(XattrError::Reading)?, Target::new(to).map_err(XattrError::Writing)?);
+    let there = list(&to).map_err(XattrError::Writing)?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    let stays = list(&from).map_err(XattrError::Reading)?;
+    for name in
+        there.split_inclusive(|&b| b == 0).filter(|name| !stays.split_inclusive(|&b| b == 0).any(|n| n == *name))
+    {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        if wants(name.to_bytes(), name == ACCESS_ACL || name == DEFAULT_ACL) {
+            match to.remove(name) {
+                Ok(()) | Err(Errno::ENODATA) => {}
+                Err(err) => return Err(XattrError::Writing(err)),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What the owning group may do by an access ACL: its entry, limited by the mask. The format is the kernel's
 /// (linux/posix_acl_xattr.h): a version in four bytes, then tag, permissions (two bytes each) and id (four).
 fn group_of_acl(acl: &[u8]) -> Option<u32> {

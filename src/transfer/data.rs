@@ -58,6 +58,9 @@ impl Mover {
             }
             at = data;
             while at < data_end {
+                if self.is_halting() {
+                    return Err(Failure::STOPPED);
+                }
                 let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
                 let got = source.read(&mut self.buffer, len, at).at(Op::Read, SOURCE)?;
                 if got < len {

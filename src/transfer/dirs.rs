@@ -1,19 +1,23 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
-use std::os::fd::AsFd;
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{At, DEST, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, TaskResult};
-use crate::sys::{Handle, Meta};
+use crate::state::is_temporary;
+use crate::sys::{Errno, Handle, Meta, Reading, list, open_dir_at, remove_file};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
-
-use super::entry::facts;
 
 impl Mover {
     /// Ends directories, in the order given.
     pub(super) fn finish_dirs(&mut self, source: u16, dirs: Vec<FinishedDir>) -> TaskResult {
         for dir in dirs {
-            let finished = self.finish_dir(source, &dir.path, dir.before);
+            if self.is_halting() {
+                self.task.broken_off = true;
+                break;
+            }
+            let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
             // a directory that was not listed to its end has failed, whatever its metadata
             match (dir.failure, finished) {
                 (Some(failure), _) | (None, Err(failure)) => {
@@ -28,6 +32,9 @@ impl Mover {
     fn finish_dir(&mut self, source: u16, path: &RelPath, before: Option<DirBefore>) -> Result<Facts, Failure> {
         let from = self.source_dir(source, path)?;
         let to = self.dest_dir(path)?;
+        if self.job.generation > 1 || !self.job.abandoned.is_empty() {
+            self.remove_left_behind(to.as_fd()).at(Op::List, DEST)?;
+        }
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         let atime = before.map_or(meta.atime, |before| before.atime);
         let strips = self.job.policy.strips_inherited_acls();
@@ -42,6 +49,23 @@ impl Mover {
         if before.is_some_and(|before| (before.mtime, before.ctime) != (meta.mtime, meta.ctime)) {
             return Err(Failure::CHANGED);
         }
-        Ok(facts(&kept.meta, kept.unkept, None))
+        Ok(kept.facts(None))
+    }
+
+    /// Removes the temporary files that earlier runs have left. Everything in the directory has ended, and what of it is in
+    /// use has another name; but of two sources that meet here the other one may still use some.
+    fn remove_left_behind(&self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        let targets = self.job.sources.iter().map(|source| &source.target);
+        if targets.clone().count() > targets.collect::<HashSet<_>>().len() {
+            return Ok(());
+        }
+        let mut left = Vec::new();
+        list(open_dir_at(dir, b".", Reading::default())?, |entry| {
+            let of_job = |id: u64| is_temporary(entry.name, id);
+            if of_job(self.job.id) || self.job.abandoned.iter().any(|id| of_job(*id)) {
+                left.push(entry.name.to_vec());
+            }
+        })?;
+        left.iter().try_for_each(|name| remove_file(dir, name))
     }
 }

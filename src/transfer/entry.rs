@@ -1,18 +1,20 @@
 //! One entry, whole: a file up to the range length, a symbolic link, a special file.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::data::Span;
+use super::known::Checked;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
-use crate::proto::{LargeFile, Names, Owned, Returned, Sparse, TaskResult};
+use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
     End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename,
     set_len,
 };
-use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, RelPath, Unkept};
+use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -34,39 +36,119 @@ pub(super) enum Links {
     Own(Option<LinkId>),
 }
 
+/// The directories of entries in both trees, once they are open.
+struct Dirs<'a> {
+    source: u16,
+    dir: &'a RelPath,
+    open: Option<(Arc<OwnedFd>, Arc<OwnedFd>)>,
+    inherits_acl: bool,
+}
+
+impl<'a> Dirs<'a> {
+    fn new(source: u16, dir: &'a RelPath) -> Self {
+        Self { source, dir, open: None, inherits_acl: false }
+    }
+}
+
 impl Mover {
     /// Copies entries of one directory.
     pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
-        let dirs = self.source_dir(source, dir).and_then(|from| Ok((from, self.dest_dir(dir)?)));
-        let inherits_acl = dirs.as_ref().is_ok_and(|(_, to)| self.inherits_acl(to.as_fd()));
+        let mut dirs = Dirs::new(source, dir);
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
-            let path = dir.join(name);
-            let (source_dir, dest_dir) = match &dirs {
-                Ok((from, to)) => (from.clone(), to.clone()),
-                Err(failure) => {
-                    self.fail(path, kind, failure.clone());
-                    continue;
+            if self.is_halting() {
+                self.task.broken_off = true;
+                break;
+            }
+            let attempt = self.retried(|me, again| {
+                let place = me.place_in(&mut dirs, name, again)?;
+                me.copy_entry(source, &place, kind, (Links::Return, None), 0)
+            });
+            returned.extend(self.end_attempt(dir.join(name), kind, attempt));
+        }
+        self.sync_dirs(&dirs);
+        TaskResult::Returned(returned)
+    }
+
+    /// Looks at entries of one directory that earlier runs have recorded or begun, and copies what is not as recorded.
+    pub(super) fn copy_known(&mut self, source: u16, dir: &RelPath, entries: Vec<Known>) -> TaskResult {
+        let mut dirs = Dirs::new(source, dir);
+        let (mut confirmed, mut returned) = (Vec::new(), Vec::new());
+        for known in entries {
+            if self.is_halting() {
+                self.task.broken_off = true;
+                break;
+            }
+            let path = dir.join(&known.name);
+            let checked = self.retried(|me, again| {
+                let mut place = me.place_in(&mut dirs, &known.name, again)?;
+                match me.check_known(source, &place, &known)? {
+                    Checked::Copy { ours } => {
+                        place.ours |= ours;
+                        let links = (Links::Return, known.partial);
+                        Ok(Err(me.copy_entry(source, &place, known.kind, links, 0)?))
+                    }
+                    checked => Ok(Ok(checked)),
                 }
-            };
-            let source_name = self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec());
-            let place = Place { path, source_dir, source_name, dest_dir, dest_name: name.to_vec(), inherits_acl };
-            match self.copy_entry(source, &place, kind, Links::Return, 0) {
-                Ok(Attempt::Done(facts)) => self.end(place.path, kind, Outcome::Done(facts)),
-                Ok(Attempt::Left(kind, facts)) => self.end(place.path, kind, Outcome::Done(facts)),
-                Ok(Attempt::Returned(entry)) => returned.push(entry),
-                Ok(Attempt::Changed) => {
-                    self.fail(place.path, kind, Failure::CHANGED);
+            });
+            match checked {
+                Ok(Ok(Checked::Confirmed(number))) => {
+                    confirmed.push(number);
+                    self.confirm(path, known.entry.expect("what is confirmed was recorded"));
                 }
-                Err(failure) => {
-                    self.fail(place.path, kind, failure);
-                }
+                Ok(Ok(Checked::Left(kind, facts))) => self.end_there(path, kind, facts),
+                Ok(Ok(Checked::Returned(entry))) => returned.push(entry),
+                Ok(Ok(Checked::Copy { .. })) => unreachable!("it was copied"),
+                Ok(Err(attempt)) => returned.extend(self.end_attempt(path, known.kind, Ok(attempt))),
+                Err(failure) => returned.extend(self.end_attempt(path, known.kind, Err(failure))),
             }
         }
-        if let Ok((_, to)) = &dirs {
+        self.sync_dirs(&dirs);
+        TaskResult::Known { confirmed, returned }
+    }
+
+    /// Ends an entry, unless it is handed back.
+    fn end_attempt(&mut self, path: RelPath, kind: Kind, attempt: Result<Attempt, Failure>) -> Option<Returned> {
+        match attempt {
+            Ok(Attempt::Done(facts)) => self.end(path, kind, Outcome::Done(facts)),
+            Ok(Attempt::Left(kind, facts)) => self.end(path, kind, Outcome::Done(facts)),
+            Ok(Attempt::Returned(entry)) => return Some(entry),
+            Ok(Attempt::Changed) => {
+                self.fail(path, kind, Failure::CHANGED);
+            }
+            Err(failure) => {
+                self.fail(path, kind, failure);
+            }
+        }
+        None
+    }
+
+    fn sync_dirs(&mut self, dirs: &Dirs<'_>) {
+        if let Some((_, to)) = &dirs.open {
             self.sync_names(to.as_fd());
         }
-        TaskResult::Returned(returned)
+    }
+
+    /// An entry's place in directories that are opened once for many entries; anew when it is tried `again`.
+    fn place_in(&mut self, dirs: &mut Dirs<'_>, name: &[u8], again: bool) -> Result<Place, Failure> {
+        if again || dirs.open.is_none() {
+            let open = (self.source_dir(dirs.source, dirs.dir)?, self.dest_dir(dirs.dir)?);
+            dirs.inherits_acl = self.inherits_acl(open.1.as_fd());
+            dirs.open = Some(open);
+        }
+        let (source_dir, dest_dir) = dirs.open.clone().expect("opened above");
+        let single = &self.job.sources[usize::from(dirs.source)].single;
+        let mut place = Place {
+            path: dirs.dir.join(name),
+            source_dir,
+            source_name: single.clone().unwrap_or_else(|| name.to_vec()),
+            dest_dir,
+            dest_name: name.to_vec(),
+            inherits_acl: dirs.inherits_acl,
+            ours: false,
+        };
+        place.ours = self.is_ours(&place);
+        Ok(place)
     }
 
     /// Copies the one name of an entry that the others will be linked to; or, `unlinkable`, a name that the
@@ -76,12 +158,13 @@ impl Mover {
         source: u16,
         path: RelPath,
         kind: Kind,
-        (links, attempts): (Links, u8),
+        (links, partial, attempts): (Links, Option<Partial>, u8),
         unlinkable: bool,
     ) -> TaskResult {
-        let attempt = self.place(source, &path).and_then(|place| {
-            let attempt = self.copy_entry(source, &place, kind, links, attempts);
-            self.sync_names(place.dest());
+        let attempt = self.retried(|me, _| {
+            let place = me.place(source, &path)?;
+            let attempt = me.copy_entry(source, &place, kind, (links, partial), attempts);
+            me.sync_names(place.dest());
             attempt
         });
         let owned = match attempt {
@@ -112,13 +195,13 @@ impl Mover {
         source: u16,
         place: &Place,
         kind: Kind,
-        links: Links,
+        (links, partial): (Links, Option<Partial>),
         attempts_before: u8,
     ) -> Result<Attempt, Failure> {
         for attempt in attempts_before..MAX_ATTEMPTS {
             self.task.records.count_recopied(u64::from(attempt > attempts_before));
             let outcome = match kind {
-                Kind::File => self.copy_file(source, place, links, attempt)?,
+                Kind::File => self.copy_file(source, place, (links, partial), attempt)?,
                 _ => self.copy_special(source, place, kind, links)?,
             };
             if !matches!(outcome, Attempt::Changed) {
@@ -128,7 +211,13 @@ impl Mover {
         Ok(Attempt::Changed)
     }
 
-    fn copy_file(&mut self, source: u16, place: &Place, links: Links, attempt: u8) -> Result<Attempt, Failure> {
+    fn copy_file(
+        &mut self,
+        source: u16,
+        place: &Place,
+        (links, partial): (Links, Option<Partial>),
+        attempt: u8,
+    ) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
@@ -144,7 +233,7 @@ impl Mover {
             return Ok(Attempt::Changed);
         }
         if meta.size > self.job.tuning.range_len {
-            let file = self.prepare_large(source, place, &meta, attempt)?;
+            let file = self.prepare_large(source, place, &meta, (attempt, partial))?;
             return Ok(Attempt::Returned(Returned::Large(file)));
         }
         let (to, temporary) = self
@@ -153,7 +242,7 @@ impl Mover {
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
         let copied = self.fill(place, from, to, made, &meta);
         match &copied {
-            Ok(Some(_)) if temporary.is_some() => rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST),
+            Ok(Some(_)) if temporary.is_some() => self.give_name(place, made),
             Ok(Some(_)) => Ok(()),
             Ok(None) => remove_file(place.dest(), made).at(Op::Create, DEST),
             Err(failure) => Err(failure.clone()),
@@ -194,7 +283,7 @@ impl Mover {
         self.sync_if_needed(ends.1.plain())?;
         ends.1.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
-        Ok(Some(Facts { digest, ..facts(&kept.meta, kept.unkept, None) }))
+        Ok(Some(Facts { digest, ..kept.facts(None) }))
     }
 
     fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
@@ -233,12 +322,12 @@ impl Mover {
         let to = Handle::Named(place.dest(), made);
         let finished = self.set_metadata(from, to, &meta, place.inherits_acl).and_then(|kept| {
             if temporary.is_some() {
-                rename(place.dest(), made, &place.dest_name).at(Op::Rename, DEST)?;
+                self.give_name(place, made)?;
             }
             Ok(kept)
         });
         let kept = finished.inspect_err(|_| discard(place, made))?;
-        Ok(Attempt::Done(facts(&kept.meta, kept.unkept, target)))
+        Ok(Attempt::Done(kept.facts(target)))
     }
 
     /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.
@@ -247,12 +336,12 @@ impl Mover {
             return Ok(Some(Attempt::Left(kind, facts)));
         }
         let linked = meta.nlink > 1 && self.job.policy.preserve.links;
-        Ok(linked.then(|| self.linked(source, place, kind, meta)))
+        Ok(linked.then(|| Attempt::Returned(self.linked(source, place, kind, meta, None))))
     }
 
     /// What is at the destination, if it is to be left.
     fn left_there(&self, place: &Place, source: &Meta) -> Result<Option<(Kind, Facts)>, Failure> {
-        if self.job.policy.existing == Existing::Replace {
+        if self.job.policy.existing == Existing::Replace || place.ours {
             return Ok(None);
         }
         let there = match Meta::at(place.dest(), &place.dest_name) {
@@ -274,21 +363,93 @@ impl Mover {
         matches!(links, Links::Own(Some(id)) if self.node.link_id(source, meta) != id)
     }
 
-    fn linked(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Attempt {
+    /// Whether what is at the destination was made by an earlier run of this job that was killed before it could record
+    /// it. Asked only where what is there would be left: that must not be half a file.
+    pub(super) fn is_ours(&self, place: &Place) -> bool {
+        let Some(began) = self.job.began.filter(|_| self.job.policy.existing != Existing::Replace) else {
+            return false;
+        };
+        let (Ok(source), Ok(there)) =
+            (self.source_handle(place.source()).meta(), Meta::at(place.dest(), &place.dest_name))
+        else {
+            return false;
+        };
+        there.ctime >= began && (there.mtime == source.mtime || !self.job.policy.preserve.timestamps)
+    }
+
+    /// An entry with several names, handed back.
+    pub(super) fn linked(
+        &self,
+        source: u16,
+        place: &Place,
+        kind: Kind,
+        meta: &Meta,
+        there: Option<Box<Facts>>,
+    ) -> Returned {
         let id = self.node.link_id(source, meta);
-        Attempt::Returned(Returned::Linked {
+        Returned::Linked {
             path: place.path.clone(),
             kind,
             id,
             identity: meta.identity(),
             // through symbolic links it may be met more often than it has names
             names: if self.reading.follow { u64::MAX } else { meta.nlink },
-        })
+            there,
+        }
+    }
+
+    /// The destination of a file that is copied in ranges: the one that an earlier run has begun, or a new one.
+    fn prepare_large(
+        &mut self,
+        source: u16,
+        place: &Place,
+        meta: &Meta,
+        (attempt, partial): (u8, Option<Partial>),
+    ) -> Result<LargeFile, Failure> {
+        let sparse = self.keeps_holes(meta);
+        let new = LargeFile {
+            source,
+            path: place.path.clone(),
+            identity: meta.identity(),
+            atime: meta.atime,
+            sparse,
+            range_len: range_len_of(meta.size, sparse, self.job.tuning.range_len),
+            temporary: Temporary { generation: self.job.generation, attempt },
+            found: false,
+        };
+        if let Some(partial) = partial {
+            let begun = LargeFile { temporary: partial.temporary, found: true, ..new.clone() };
+            if begun.partial() == partial && self.has_begun(place, &begun)? {
+                return Ok(begun);
+            }
+        }
+        self.begin_large(place, &new)?;
+        Ok(new)
+    }
+
+    /// Whether the temporary file of a large one is there. A run that was killed after it gave the file its name, and before
+    /// it could record that, left it under its final one: it is taken back.
+    fn has_begun(&self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
+        let temporary = self.temporary_name(file.source, &place.path, file.temporary);
+        let is_whole = |there: &Meta| there.kind == Some(Kind::File) && there.size == file.identity.size;
+        match Meta::at(place.dest(), &temporary) {
+            Ok(there) => return Ok(is_whole(&there)),
+            Err(Errno::ENOENT) => {}
+            Err(err) => return Err(err).at(Op::Stat, DEST),
+        }
+        let Some(began) = self.job.began.filter(|_| self.job.policy.preserve.timestamps) else { return Ok(false) };
+        let finished = Meta::at(place.dest(), &place.dest_name).is_ok_and(|there| {
+            is_whole(&there) && there.mtime == file.identity.mtime && there.ctime >= began && there.nlink == 1
+        });
+        if finished {
+            rename(place.dest(), &place.dest_name, &temporary).at(Op::Rename, DEST)?;
+        }
+        Ok(finished)
     }
 
     /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
-    fn prepare_large(&mut self, source: u16, place: &Place, meta: &Meta, attempt: u8) -> Result<LargeFile, Failure> {
-        let temporary = self.temporary_name(source, &place.path, attempt);
+    fn begin_large(&mut self, place: &Place, file: &LargeFile) -> Result<(), Failure> {
+        let temporary = self.temporary_name(file.source, &place.path, file.temporary);
         let to = match create_new(place.dest(), &temporary, 0o600) {
             // of an earlier attempt of this job: no one else has the name
             Err(Errno::EEXIST) => {
@@ -298,17 +459,9 @@ impl Mover {
             created => created,
         }
         .at(Op::Create, DEST)?;
-        let sized = set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
-        sized.inspect_err(|_| discard(place, &temporary))?;
-        Ok(LargeFile {
-            source,
-            path: place.path.clone(),
-            identity: meta.identity(),
-            atime: meta.atime,
-            attempt,
-            sparse: self.keeps_holes(meta),
-            range_len: range_len_of(meta.size, self.keeps_holes(meta), self.job.tuning.range_len),
-        })
+        let sized =
+            set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
+        sized.inspect_err(|_| discard(place, &temporary))
     }
 }
 
@@ -322,6 +475,8 @@ pub(super) fn facts(meta: &Meta, unkept: Unkept, target: Option<Vec<u8>>) -> Fac
         uid: meta.uid,
         gid: meta.gid,
         mtime: meta.mtime,
+        ctime: meta.ctime,
+        mtime_there: None,
         target,
         digest: None,
         rdev: device.then(|| meta.rdev_numbers()),

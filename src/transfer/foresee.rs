@@ -44,8 +44,8 @@ impl Mover {
                 dirs.into_iter().for_each(|dir| self.foresee_dir(source, dir));
                 TaskResult::Ended
             }
-            Task::Range { .. } | Task::FinishFile { .. } | Task::Abandon { .. } => {
-                unreachable!("a dry run hands no file back for its size")
+            Task::Range { .. } | Task::FinishFile { .. } | Task::Abandon { .. } | Task::Known { .. } => {
+                unreachable!("a dry run hands no file back for its size, and knows of no earlier run")
             }
         }
     }
@@ -107,7 +107,7 @@ impl Mover {
             let id: LinkId = self.node.link_id(source, &meta);
             let names = if self.reading.follow { u64::MAX } else { meta.nlink };
             let (path, identity) = (path.clone(), meta.identity());
-            return Ok(Foreseen::Linked(Returned::Linked { path, kind, id, identity, names }));
+            return Ok(Foreseen::Linked(Returned::Linked { path, kind, id, identity, names, there: None }));
         }
         let target = match kind {
             Kind::Symlink => Some(read_link(dir.as_fd(), name).at(Op::ReadLink, SOURCE)?),

@@ -5,27 +5,27 @@
 use std::os::fd::AsFd;
 
 use super::data::Span;
-use super::entry::facts;
 use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
+use crate::journal::{Item, RangeDone};
 use crate::plan::Ranges;
-use crate::policy::Existing;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Errno, Handle, Meta, close, open_read, open_write, remove_file, rename};
+use crate::sys::{End, Handle, Meta, close, open_read, open_write, remove_file};
 use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
     /// Copies one range.
     pub(super) fn copy_range(&mut self, file: &LargeFile, index: u64) -> TaskResult {
-        match self.try_range(file, index) {
+        match self.retried(|me, _| me.try_range(file, index)) {
             Ok(result) => result,
+            Err(failure) if failure.halts() => self.break_off(&file.path, failure),
             Err(failure) => TaskResult::RangeFailed(failure),
         }
     }
 
     fn try_range(&mut self, file: &LargeFile, index: u64) -> Result<TaskResult, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path, file.attempt);
+        let temporary = self.temporary_name(file.source, &file.path, file.temporary);
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         if !is_same(file, &from)? {
@@ -47,13 +47,18 @@ impl Mover {
         }
         self.sync_if_needed(ends.1.plain())?;
         ends.1.close().at(Op::Close, DEST)?;
-        Ok(TaskResult::Range(hasher.map(|hasher| hasher.finish())))
+        let value = hasher.map(|hasher| hasher.finish());
+        if self.job.state.is_some() {
+            let path = file.path.clone();
+            self.task.records.push(&Item::Range(RangeDone { path, partial: file.partial(), index, value }));
+        }
+        Ok(TaskResult::Range(value))
     }
 
     /// Metadata and the final name, after the last range.
     pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, unlinkable: bool) -> TaskResult {
-        self.task.records.count_recopied(u64::from(file.attempt));
-        let owned = match self.try_finish(file) {
+        self.task.records.count_recopied(u64::from(file.temporary.attempt));
+        let owned = match self.retried(|me, _| me.try_finish(file)) {
             Ok(None) => return TaskResult::Changed,
             Ok(Some(facts)) => {
                 let mut facts = Facts { digest, ..facts };
@@ -63,6 +68,8 @@ impl Mover {
                 self.end(file.path.clone(), Kind::File, Outcome::Done(facts.clone()));
                 Owned::Copied(facts)
             }
+            // its ranges are there for another run
+            Err(failure) if failure.halts() => return self.break_off(&file.path, failure),
             Err(failure) => {
                 self.abandon(file, Some(failure));
                 Owned::Failed
@@ -73,7 +80,7 @@ impl Mover {
 
     fn try_finish(&mut self, file: &LargeFile) -> Result<Option<Facts>, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path, file.attempt);
+        let temporary = self.temporary_name(file.source, &file.path, file.temporary);
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
@@ -89,20 +96,16 @@ impl Mover {
         )?;
         self.sync_if_needed(to.as_fd())?;
         close(to).at(Op::Close, DEST)?;
-        let replaces = !self.job.fresh && self.job.policy.existing != Existing::Keep;
-        if !replaces && Meta::at(place.dest(), &place.dest_name).is_ok() {
-            return Err(Errno::EEXIST).at(Op::Rename, DEST);
-        }
-        rename(place.dest(), &temporary, &place.dest_name).at(Op::Rename, DEST)?;
+        self.give_name(&place, &temporary)?;
         self.sync_names(place.dest());
-        Ok(Some(facts(&kept.meta, kept.unkept, None)))
+        Ok(Some(kept.facts(None)))
     }
 
     /// Removes what was written of the file; with a failure, that is how it ended.
     pub(super) fn abandon(&mut self, file: &LargeFile, failure: Option<Failure>) -> TaskResult {
         if let Ok(Place { dest_dir, .. }) = self.place(file.source, &file.path) {
             // that it failed is recorded; a temporary name that stays behind claims nothing
-            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path, file.attempt));
+            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path, file.temporary));
         }
         match failure {
             Some(failure) => self.fail(file.path.clone(), Kind::File, failure),

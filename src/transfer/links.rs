@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::{At, DEST, Mover, Place};
 use crate::proto::{Returned, TaskResult};
-use crate::sys::{Errno, Meta, link, remove_file, rename};
+use crate::sys::{Errno, Meta, link, remove_file};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
@@ -19,12 +19,18 @@ impl Mover {
     ) -> TaskResult {
         let mut unlinkable = Vec::new();
         for path in paths {
+            if self.is_halting() {
+                self.task.broken_off = true;
+                break;
+            }
             // what could not be made has no other names either
             if facts.unkept.has(Unkept::SPECIAL) {
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 continue;
             }
-            match self.make_link(source, owner, &path) {
+            match self.retried(|me, _| me.make_link(source, owner, &path)) {
+                // that one was there already
+                Ok(_) if path == *owner => self.end_there(path, kind, facts.clone()),
                 Ok(true) => {
                     let facts = Facts { hardlink: Some(owner.clone()), ..facts.clone() };
                     self.end(path, kind, Outcome::Done(facts));
@@ -44,9 +50,15 @@ impl Mover {
         let owner_dir = self.dest_dir(&owner_dir)?;
         let place = self.place(source, path)?;
         let from = (owner_dir.as_fd(), owner_name);
+        if self.job.generation > 1
+            && let (Ok(owner), Ok(there)) = (Meta::at(from.0, from.1), Meta::at(place.dest(), &place.dest_name))
+            && owner.is_same(&there)
+        {
+            return Ok(true);
+        }
         match self.make_beside(source, &place, |name| link(from, (place.dest(), name))) {
             Ok(((), temporary)) => {
-                temporary.map_or(Ok(()), |temporary| replace(&place, &temporary))?;
+                temporary.map_or(Ok(()), |temporary| self.replace(&place, &temporary))?;
                 self.sync_names(place.dest());
                 Ok(true)
             }
@@ -54,18 +66,16 @@ impl Mover {
             Err(err) => Err(err).at(Op::Link, DEST),
         }
     }
-}
 
-fn replace(place: &Place, temporary: &[u8]) -> Result<(), Failure> {
-    rename(place.dest(), temporary, &place.dest_name)
-        .inspect_err(|_| {
+    fn replace(&self, place: &Place, temporary: &[u8]) -> Result<(), Failure> {
+        self.give_name(place, temporary).inspect_err(|_| {
             // that it failed is recorded; a temporary name that stays behind claims nothing
             let _ = remove_file(place.dest(), temporary);
-        })
-        .at(Op::Rename, DEST)?;
-    // renaming one name of a file onto another name of it does nothing, rename(2): the first one is left
-    if Meta::at(place.dest(), temporary).is_ok() {
-        remove_file(place.dest(), temporary).at(Op::Rename, DEST)?;
+        })?;
+        // renaming one name of a file onto another name of it does nothing, rename(2): the first one is left
+        if Meta::at(place.dest(), temporary).is_ok() {
+            remove_file(place.dest(), temporary).at(Op::Rename, DEST)?;
+        }
+        Ok(())
     }
-    Ok(())
 }

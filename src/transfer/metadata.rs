@@ -5,11 +5,13 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::entry::facts;
 use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, has_default_acl, strip_acls, sync_dir, sync_file,
+    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls,
+    sync_dir, sync_file,
 };
-use crate::types::{Failure, Kind, Op, Unkept};
+use crate::types::{Facts, Failure, Kind, Op, Timestamp, Unkept};
 
 const SETUID_SETGID: u32 = 0o6000;
 
@@ -18,6 +20,15 @@ pub(super) struct Kept {
     /// The source's, with the owner and the mode that the copy is to have.
     pub(super) meta: Meta,
     pub(super) unkept: Unkept,
+    /// The copy's modification time, where it is not the source's.
+    mtime_there: Option<Timestamp>,
+}
+
+impl Kept {
+    /// What is recorded of the entry; of a symbolic link with its target.
+    pub(super) fn facts(&self, target: Option<Vec<u8>>) -> Facts {
+        Facts { mtime_there: self.mtime_there, ..facts(&self.meta, self.unkept, target) }
+    }
 }
 
 /// What became of an entry's owner.
@@ -79,8 +90,12 @@ impl Mover {
         if policy.preserve.timestamps {
             self.keep_times(to, source, &mut unkept)?;
         }
+        let mtime_there = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
+            true => None,
+            false => Some(to.meta().at(Op::Stat, DEST)?.mtime).filter(|mtime| *mtime != source.mtime),
+        };
         let mode = if policy.preserve.mode { source.mode } else { mode };
-        Ok(Kept { meta: Meta { mode, uid: owner.uid, gid: owner.gid, ..*source }, unkept })
+        Ok(Kept { meta: Meta { mode, uid: owner.uid, gid: owner.gid, ..*source }, unkept, mtime_there })
     }
 
     /// Sets the owner where it differs and may be set.
@@ -171,6 +186,15 @@ impl Mover {
             unkept.add(Unkept::TIMES);
         }
         Ok(())
+    }
+
+    /// Removes the attributes of a copy that its source does not have any more.
+    pub(super) fn drop_other_xattrs(&self, from: Handle<'_>, to: Handle<'_>) -> Result<(), Failure> {
+        match drop_other_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+            Ok(()) => Ok(()),
+            Err(XattrError::Reading(err)) => Err(err).at(Op::Xattr, SOURCE),
+            Err(XattrError::Writing(err)) => Err(err).at(Op::Xattr, DEST),
+        }
     }
 
     /// Makes a file durable where syncfs would not.

@@ -6,6 +6,7 @@ mod data;
 mod dirs;
 mod entry;
 mod foresee;
+mod known;
 mod large;
 mod links;
 mod metadata;
@@ -13,16 +14,20 @@ mod node;
 mod owners;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use entry::Links;
-pub use node::Node;
+pub use node::{Node, wait_for_marker};
 
 use crate::journal::{Batch, Item, Recorder};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
-use crate::sys::{Buffer, DirCache, Errno, Handle, Reading, remove_file};
-use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
+use crate::state::temporary_name;
+use crate::sys::{Buffer, DirCache, Errno, Handle, Meta, Reading, remove_file, rename, rename_new};
+use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Temporary};
 
 /// Times that a file is copied again because it changed while it was read.
 pub const MAX_ATTEMPTS: u8 = 3;
@@ -37,6 +42,10 @@ pub struct Mover {
     reading: Reading,
     buffer: Buffer,
     task: TaskLog,
+    /// The job is to halt. Shared by the rank's threads.
+    halt: Arc<AtomicBool>,
+    /// Operations in a row that failed however often they were tried.
+    given_up: u32,
 }
 
 /// What the current task has ended so far.
@@ -47,6 +56,10 @@ struct TaskLog {
     bytes_moved: u64,
     /// Names in a directory could not be made durable: none of the records may be written down.
     not_durable: Option<Failure>,
+    /// What the job has to halt for.
+    halting: Option<(RelPath, Failure)>,
+    /// The task was not done to its end.
+    broken_off: bool,
 }
 
 /// The names of one entry in both trees.
@@ -59,6 +72,8 @@ struct Place {
     dest_name: Vec<u8>,
     /// What is made in `dest_dir` gets an ACL from it.
     inherits_acl: bool,
+    /// What is at the destination is the job's own, and may be replaced.
+    ours: bool,
 }
 
 impl Place {
@@ -87,8 +102,14 @@ const DEST: Side = Side::Destination;
 
 impl Mover {
     /// A thread's state; `node` holds the roots that it opens directories below, of which it keeps `cached_dirs` open
-    /// on each side.
-    pub fn new(job: &Arc<Job>, node: &Arc<Node>, recorder: &Arc<Mutex<Recorder>>, cached_dirs: usize) -> Self {
+    /// on each side; `halt` tells it to leave what it has not begun.
+    pub fn new(
+        job: &Arc<Job>,
+        node: &Arc<Node>,
+        recorder: &Arc<Mutex<Recorder>>,
+        cached_dirs: usize,
+        halt: &Arc<AtomicBool>,
+    ) -> Self {
         let reading = reading(job);
         Self {
             reading,
@@ -99,28 +120,80 @@ impl Mover {
             node: Arc::clone(node),
             recorder: Arc::clone(recorder),
             task: TaskLog::default(),
+            halt: Arc::clone(halt),
+            given_up: 0,
         }
     }
 
     /// Does tasks to their end. Every entry of them is ended with a record, or handed back.
     pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> Report {
-        let results = tasks.into_iter().map(|task| self.run_task(task)).collect();
+        let results = tasks.into_iter().map(|task| self.run_unless_halted(task)).collect();
         let log = std::mem::take(&mut self.task);
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         if log.not_durable.is_none() {
             recorder.append(&log.records);
         }
         let full = recorder.is_full();
-        let not_durable = log.not_durable.map(|failure| failure.to_string());
         Report {
             id,
             results,
             bytes_moved: log.bytes_moved,
             ended: *log.records.stats(),
             full,
-            not_durable,
+            not_durable: log.not_durable,
+            halting: log.halting,
             failures: log.failures,
         }
+    }
+
+    fn run_unless_halted(&mut self, task: Task) -> TaskResult {
+        if self.is_halting() {
+            return TaskResult::Stopped;
+        }
+        let result = self.run_task(task);
+        if self.task.broken_off { TaskResult::Stopped } else { result }
+    }
+
+    /// Whether what was not begun is to be left.
+    fn is_halting(&self) -> bool {
+        self.task.broken_off || self.halt.load(Ordering::Relaxed)
+    }
+
+    /// Leaves an entry as it is, for another run of the job.
+    fn break_off(&mut self, path: &RelPath, failure: Failure) -> TaskResult {
+        self.task.broken_off = true;
+        if failure.op != Op::Stopped {
+            self.task.halting.get_or_insert_with(|| (path.clone(), failure));
+        }
+        TaskResult::Stopped
+    }
+
+    /// Tries again what failed in a way that may pass, with growing pauses; `what` is told whether it is tried again.
+    /// Where nothing passes any more (a file system that is broken as a whole) it is tried less often.
+    fn retried<T>(&mut self, mut what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+        const FIRST_PAUSE: Duration = Duration::from_millis(10);
+        const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+        let retries = self.job.tuning.retries.checked_shr(self.given_up / 4).unwrap_or(0);
+        let mut pause = FIRST_PAUSE;
+        let mut result = what(self, false);
+        for _ in 0..retries {
+            match &result {
+                Err(failure) if failure.may_pass() && !self.is_halting() => {}
+                _ => break,
+            }
+            thread::sleep(pause);
+            pause = (pause * 4).min(LONGEST_PAUSE);
+            self.task.records.count_retry();
+            // a descriptor may be what is stale
+            self.sources.clear();
+            self.destination.clear();
+            result = what(self, true);
+        }
+        self.given_up = match &result {
+            Err(failure) if failure.may_pass() => self.given_up.saturating_add(1),
+            _ => 0,
+        };
+        result
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
@@ -129,9 +202,9 @@ impl Mover {
         }
         match task {
             Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
-            Task::Owner { source, path, kind, id, attempt, unlinkable } => {
-                let (links, attempts) = (Links::Own(id), attempt);
-                self.copy_owner(source, path, kind, (links, attempts), unlinkable)
+            Task::Known { source, dir, entries } => self.copy_known(source, &dir, entries),
+            Task::Owner { source, path, kind, id, attempt, unlinkable, partial } => {
+                self.copy_owner(source, path, kind, (Links::Own(id), partial, attempt), unlinkable)
             }
             Task::Range { file, index } => self.copy_range(&file, index),
             Task::FinishFile { file, digest, unlinkable } => self.finish_large(&file, digest, unlinkable),
@@ -153,6 +226,9 @@ impl Mover {
     }
 
     fn fail(&mut self, path: RelPath, kind: Kind, failure: Failure) -> TaskResult {
+        if failure.halts() {
+            return self.break_off(&path, failure);
+        }
         self.end(path, kind, Outcome::Failed(failure));
         TaskResult::Ended
     }
@@ -187,23 +263,37 @@ impl Mover {
     fn place(&mut self, source: u16, path: &RelPath) -> Result<Place, Failure> {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
         let dest_dir = self.dest_dir(&dir)?;
-        Ok(Place {
+        let mut place = Place {
             inherits_acl: self.inherits_acl(dest_dir.as_fd()),
             source_dir: self.source_dir(source, &dir)?,
             source_name: self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec()),
             dest_dir,
             dest_name: name.to_vec(),
             path: path.clone(),
-        })
+            ours: false,
+        };
+        place.ours = self.is_ours(&place);
+        Ok(place)
+    }
+
+    /// Whether another entry that has the name may be replaced.
+    fn may_replace(&self, place: &Place) -> bool {
+        !self.job.fresh && (self.job.policy.existing != Existing::Keep || place.ours)
+    }
+
+    /// Gives an entry that is whole its final name.
+    fn give_name(&self, place: &Place, temporary: &[u8]) -> Result<(), Failure> {
+        let renamed = if self.may_replace(place) { rename } else { rename_new };
+        renamed(place.dest(), temporary, &place.dest_name).at(Op::Rename, DEST)
     }
 
     /// The name under which an entry is made before it replaces another one: of fixed length, because
     /// the entry's own may already be as long as the file system allows.
-    fn temporary_name(&self, source: u16, path: &RelPath, attempt: u8) -> Vec<u8> {
+    fn temporary_name(&self, source: u16, path: &RelPath, temporary: Temporary) -> Vec<u8> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&source.to_le_bytes()).update(&[attempt]).update(path.as_bytes());
-        let hash = hasher.finalize().to_hex();
-        format!(".pcopy-{:016x}-{}.tmp", self.job.id, &hash[..16]).into_bytes()
+        hasher.update(&source.to_le_bytes()).update(&temporary.generation.to_le_bytes());
+        hasher.update(&[temporary.attempt]).update(path.as_bytes());
+        temporary_name(self.job.id, hasher.finalize().as_bytes())
     }
 
     /// Makes something under its final name, or under the temporary one where that is taken. Returns what
@@ -214,11 +304,17 @@ impl Mover {
         place: &Place,
         mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
     ) -> Result<(T, Option<Vec<u8>>), Errno> {
-        match make(&place.dest_name) {
-            Err(Errno::EEXIST) if !self.job.fresh && self.job.policy.existing != Existing::Keep => {}
-            made => return made.map(|made| (made, None)),
+        // where what is there may be left, a later run must not take half an entry for a whole one
+        if self.job.policy.existing == Existing::Replace {
+            match make(&place.dest_name) {
+                Err(Errno::EEXIST) if self.may_replace(place) => {}
+                made => return made.map(|made| (made, None)),
+            }
+        } else if !self.may_replace(place) && Meta::at(place.dest(), &place.dest_name).is_ok() {
+            return Err(Errno::EEXIST);
         }
-        let temporary = self.temporary_name(source, &place.path, 0);
+        let first = Temporary { generation: self.job.generation, attempt: 0 };
+        let temporary = self.temporary_name(source, &place.path, first);
         let made = match make(&temporary) {
             // of an earlier attempt of this job: no one else has the name
             Err(Errno::EEXIST) => {

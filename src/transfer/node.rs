@@ -58,7 +58,7 @@ impl Node {
         }
         let destination = open(&job.destination)?;
         if !job.policy.dry_run {
-            wait_for_marker(&destination, job)?;
+            wait_for_marker(&destination, &job.destination, job.id)?;
         }
         let reaches = syncfs_reaches(destination.as_fd())
             .map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
@@ -113,19 +113,20 @@ impl Node {
     }
 }
 
-fn wait_for_marker(destination: &OwnedFd, job: &Job) -> Result<(), String> {
+/// Waits until the marker of a job can be seen in a directory: it is the one that rank 0 sees.
+///
+/// # Errors
+/// A sentence that names the path.
+pub fn wait_for_marker(dir: &OwnedFd, path: &[u8], job_id: u64) -> Result<(), String> {
     // other nodes' caches may take a few seconds to show it
     for _ in 0..80 {
-        match Meta::at(destination.as_fd(), &marker_name(job.id)) {
+        match Meta::at(dir.as_fd(), &marker_name(job_id)) {
             Ok(_) => return Ok(()),
             Err(Errno::ENOENT) => sleep(Duration::from_millis(100)),
             Err(err) => {
-                return Err(format!("{}: stat: {}", escaped(&job.destination), err.desc()));
+                return Err(format!("{}: stat: {}", escaped(path), err.desc()));
             }
         }
     }
-    Err(format!(
-        "{}: not the directory that rank 0 sees; is the file system mounted on this node?",
-        escaped(&job.destination)
-    ))
+    Err(format!("{}: not the directory that rank 0 sees; is the file system mounted on this node?", escaped(path)))
 }

@@ -43,6 +43,27 @@ pub struct Identity {
     pub ctime: Timestamp,
 }
 
+/// Which temporary file a large file is copied to: the run of the job that made it, and that run's attempt. Another run
+/// or attempt makes one of another name: what was recorded of one must never be taken for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Temporary {
+    pub generation: u32,
+    /// Times that the file was copied before in that run, and had changed.
+    pub attempt: u8,
+}
+
+/// What ranges of a large file belong to: only those that agree in all of it are of one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// Of the source, in bytes.
+    pub size: u64,
+    /// Of the source.
+    pub mtime: Timestamp,
+    pub temporary: Temporary,
+    /// Bytes of one range.
+    pub range_len: u64,
+}
+
 /// Which names belong to one file: equal for all hard links of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LinkId {
@@ -131,7 +152,12 @@ pub struct Facts {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// Of the source, when it was copied.
     pub mtime: Timestamp,
+    /// Of the source, when it was copied: metadata that changed later shows in it. Not in the manifest.
+    pub ctime: Timestamp,
+    /// Of the copy, where it is not `mtime`. Not in the manifest.
+    pub mtime_there: Option<Timestamp>,
     /// Of a symbolic link.
     #[serde(with = "serde_bytes")]
     pub target: Option<Vec<u8>>,

@@ -9,6 +9,8 @@ pub enum ExitCode {
     EntriesFailed,
     /// Bad usage, or refused before anything was written.
     Refused,
+    /// Stopped before its end, and resumable: the same command goes on.
+    Stopped,
     /// The job could not be finished: the manifest could not be written, or a defect was found.
     Broken,
 }
@@ -20,6 +22,8 @@ impl ExitCode {
             Self::Complete => 0,
             Self::EntriesFailed => 1,
             Self::Refused => 2,
+            // EX_TEMPFAIL of sysexits.h: what Slurm's RequeueExit can be set to
+            Self::Stopped => 75,
             // EX_SOFTWARE of sysexits.h
             Self::Broken => 70,
         }

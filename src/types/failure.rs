@@ -34,6 +34,8 @@ pub enum Op {
     Conflict,
     /// A directory that was entered before, on the way to itself, or the destination.
     Loop,
+    /// The job was told to halt. It is nobody's failure, and never recorded.
+    Stopped,
 }
 
 /// Which tree the operation was on.
@@ -56,8 +58,25 @@ pub struct Failure {
 impl Failure {
     /// Of a source that never held still.
     pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
+    /// Of what was broken off, because the job halts.
+    pub const STOPPED: Self = Self { op: Op::Stopped, side: Side::Source, errno: 0 };
     /// Of a directory that holds itself.
     pub const LOOP: Self = Self { op: Op::Loop, side: Side::Source, errno: 0 };
+}
+
+impl Failure {
+    /// Whether it is none of the entry alone, but of the job, which has to halt: nothing more can be copied before
+    /// somebody has made space, or mounted the file system again.
+    pub fn halts(&self) -> bool {
+        let full = self.side == Side::Destination && matches!(self.errno, libc::ENOSPC | libc::EDQUOT);
+        self.op == Op::Stopped || full || matches!(self.errno, libc::ENOTCONN | libc::ESHUTDOWN)
+    }
+
+    /// Whether it may pass by itself: a server that restarts, another node's cache that does not know a new name yet.
+    pub fn may_pass(&self) -> bool {
+        let unseen = self.side == Side::Destination && self.errno == libc::ENOENT;
+        unseen || matches!(self.errno, libc::EIO | libc::ESTALE | libc::ETIMEDOUT | libc::EAGAIN)
+    }
 }
 
 impl fmt::Display for Op {
@@ -86,6 +105,7 @@ impl fmt::Display for Op {
             Self::Changed => "changed",
             Self::Conflict => "conflict",
             Self::Loop => "loop",
+            Self::Stopped => "stopped",
         })
     }
 }
@@ -104,6 +124,7 @@ impl fmt::Display for Failure {
         match self.op {
             Op::Changed => f.write_str("the source changed while it was read"),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
+            Op::Stopped => f.write_str("broken off"),
             Op::Loop => f.write_str("leads back to a directory on the way to it, or to the destination: not entered"),
             op => write!(f, "{op} {}: {}", self.side, std::io::Error::from_raw_os_error(self.errno)),
         }

@@ -9,7 +9,7 @@ mod path;
 mod size;
 mod stats;
 
-pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Record, Timestamp, Unkept};
+pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, Temporary, Timestamp, Unkept};
 pub use exit::ExitCode;
 pub use failure::{Failure, Op, Side};
 pub use path::{PathError, RelPath, escaped, is_name};

@@ -27,24 +27,37 @@ pub struct Stats {
     pub recopied: u64,
     /// Of `files`, `symlinks` and `others`: those that were there, and left.
     pub kept: u64,
+    /// Entries that were there from earlier runs of the job, and the bytes of their files.
+    pub resumed: u64,
+    pub resumed_bytes: u64,
+    /// Operations that failed, and were tried again.
+    pub retries: u64,
 }
 
 impl Stats {
     /// How many counters there are.
-    pub const LEN: usize = 10 + Unkept::KINDS.len();
+    pub const LEN: usize = 13 + Unkept::KINDS.len();
 
     /// The counters as numbers, to be reduced over the ranks.
     pub fn to_array(self) -> [u64; Self::LEN] {
-        let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, recopied, kept } =
-            self;
+        let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, .. } = self;
+        let Self { recopied, kept, resumed, resumed_bytes, retries, .. } = self;
         let [a, b, c, d, e, f, g] = unkept_kinds;
-        [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied, kept, a, b, c, d, e, f, g]
+        let entries = [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g];
+        let mut counters = [0; Self::LEN];
+        counters[..entries.len()].copy_from_slice(&entries);
+        counters[entries.len()..].copy_from_slice(&[recopied, kept, resumed, resumed_bytes, retries]);
+        counters
     }
 
     /// The inverse of [`Stats::to_array`].
     pub fn from_array(counters: [u64; Self::LEN]) -> Self {
-        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, recopied, kept, kinds @ ..] = counters;
-        Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds: kinds, recopied, kept }
+        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g, rest @ ..] =
+            counters;
+        let [recopied, kept, resumed, resumed_bytes, retries] = rest;
+        let unkept_kinds = [a, b, c, d, e, f, g];
+        let left = Self { recopied, kept, resumed, resumed_bytes, retries, ..Self::default() };
+        Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, ..left }
     }
 
     /// Entries that ended, in one way or the other.

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Event;
 use crate::journal::{Batch, Journal};
+use crate::proto::Trouble;
 use crate::transfer::Node;
 
 /// What the thread is told.
@@ -55,8 +56,10 @@ impl Keeper {
 fn keep(node: &Node, mut journal: Journal, orders: &Receiver<Order>, events: &Sender<Event>) -> Journal {
     for order in orders {
         let event = match order {
-            Order::Sync(seq) => Event::Synced(seq, node.sync().map_err(|err| io::Error::from(err).to_string())),
-            Order::Commit(seq, items) => Event::Committed(seq, journal.commit(items).map_err(|err| err.to_string())),
+            Order::Sync(seq) => Event::Synced(seq, node.sync().map_err(|err| Trouble::from(&err.into()))),
+            Order::Commit(seq, items) => {
+                Event::Committed(seq, journal.commit(items).map_err(|err| Trouble::from(&err)))
+            }
         };
         if events.send(event).is_err() {
             break;

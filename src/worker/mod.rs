@@ -4,8 +4,12 @@
 
 mod keeper;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -15,12 +19,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use keeper::Keeper;
 
 use crate::comm::{self, Comm, Pause, ReceiveError};
-use crate::journal::{Header, Item, Journal, Merged, Recorder, encode_item};
-use crate::proto::{Checkpoint, Durability, Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, Task};
+use crate::journal::{Entries, Header, Item, Journal, Recorder, encode_item};
+use crate::proto::{
+    Checkpoint, Durability, Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, StatePlace, Task, Trouble,
+};
 use crate::scan::{MAX_SCAN_THREADS, Roots};
+use crate::signals::{SignalError, Signals};
 use crate::state::{self, Scratch};
 use crate::sys::{DirCache, act_as};
-use crate::transfer::{Mover, Node, reading};
+use crate::transfer::{Mover, Node, reading, wait_for_marker};
 use crate::types::Stats;
 
 /// A rank that takes part in the job.
@@ -31,18 +38,20 @@ pub struct Worker {
     keeper: Option<Keeper>,
     /// Where records go in a dry run; removed with this.
     _scratch: Option<Scratch>,
+    /// Tells the I/O threads to leave what they have not begun.
+    halt: Arc<AtomicBool>,
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     cached_dirs: usize,
-    sorted: Option<std::iter::Peekable<Merged>>,
+    sorted: Option<std::iter::Peekable<Entries>>,
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
 pub enum Event {
     Report(Report),
-    Synced(u64, Result<(), String>),
-    Committed(u64, Result<(), String>),
+    Synced(u64, Result<(), Trouble>),
+    Committed(u64, Result<(), Trouble>),
 }
 
 /// Whether the job goes on.
@@ -59,6 +68,8 @@ pub enum WorkerError {
     Receive(#[from] ReceiveError),
     #[error("cannot keep the records of what was copied: {0}; the manifest would not be complete")]
     Records(io::Error),
+    #[error("cannot catch signals: {0}")]
+    Signals(#[from] SignalError),
     #[error("rank 0 sent {0}, which has no place here")]
     Unexpected(&'static str),
     #[error("an I/O thread ended")]
@@ -71,6 +82,7 @@ pub enum WorkerError {
 /// What ends the job from here.
 pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
     let mut pause = Pause::default();
+    let mut signals = Signals::catch()?;
     let job = loop {
         match comm.receive()? {
             Some((_, Message::Begin(Some(job)))) => break job,
@@ -100,6 +112,9 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
         }
         if let Some(worker) = &mut worker {
             idle &= !worker.send_events(comm);
+        }
+        while let Some(signal) = signals.next() {
+            comm.send(0, &Message::Signalled(signal));
         }
         if !idle {
             pause.reset();
@@ -142,8 +157,9 @@ impl Worker {
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
         let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
         let mut handles = Vec::new();
+        let halt = Arc::new(AtomicBool::new(false));
         for index in 0..count {
-            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs);
+            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, &halt);
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
@@ -161,6 +177,7 @@ impl Worker {
             recorder,
             keeper: Some(keeper),
             _scratch: scratch,
+            halt,
             tasks: Some(tasks),
             events,
             threads: handles,
@@ -181,6 +198,7 @@ impl Worker {
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
             Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
+            Message::Halt => self.halt.store(true, Ordering::Relaxed),
             Message::Stop => {
                 let stopped = self.stop();
                 comm.send(0, &Message::Stopped(stopped));
@@ -330,7 +348,15 @@ fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedF
         let scratch = Scratch::new(job.id, rank)?;
         return Ok((Some(scratch.dir()?), Some(scratch)));
     }
-    let dir = if job.has_state { Some(state::open(node.destination().as_fd())?) } else { None };
+    let dir = match &job.state {
+        None => None,
+        Some(StatePlace::InCopy) => Some(state::open(node.destination().as_fd())?),
+        Some(StatePlace::At(path)) => {
+            let dir = state::open_at(Path::new(OsStr::from_bytes(path)))?;
+            wait_for_marker(&dir, path, job.id).map_err(io::Error::other)?;
+            Some(dir)
+        }
+    };
     Ok((dir, None))
 }
 

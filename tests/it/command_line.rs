@@ -264,14 +264,17 @@ fn without_digests_the_manifest_has_none() {
 }
 
 #[test]
-fn a_manifest_elsewhere_leaves_no_records_in_the_copy() {
+fn with_state_and_manifest_elsewhere_nothing_of_pcopy_is_in_the_copy() {
     let dir = temp();
     let src = source(dir.path());
-    let file = dir.path().join("elsewhere.jsonl");
+    let (file, state) = (dir.path().join("elsewhere.jsonl"), dir.path().join("state"));
     let job = Job::ranks(2).options(["--manifest".as_ref(), file.as_os_str()]);
-    let copied = copy_exactly(&job, &src, &dir.path().join("dst"));
+    let copied = copy_exactly(&job, &src, &dir.path().join("one"));
     assert_eq!(copied.manifest().header["destination"], copied.root.to_str().unwrap());
-    assert!(!copied.root.join(".pcopy").exists());
+    assert!(!copied.root.join(".pcopy/manifest.jsonl").exists());
+    let job = job.options(["--state-dir".as_ref(), state.as_os_str()]);
+    let copied = copy_exactly(&job, &src, &dir.path().join("two"));
+    assert!(state.join("job.json").exists() && !copied.root.join(".pcopy").exists());
 }
 
 #[test]

@@ -1,5 +1,8 @@
-//! The state directory of a copy: `.pcopy` in its root, for who runs pcopy alone. Held by descriptor, so that nobody can put
-//! another one in its place.
+//! The state directory of a copy: `.pcopy` in its root, or where the user wants it, for who runs pcopy alone. Held by
+//! descriptor, so that nobody can put another one in its place.
+
+mod job;
+mod lock;
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -7,8 +10,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub use job::{JOB_NAME, JobFile, JobFileError, SourceName};
+pub use lock::{Lock, LockError};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
@@ -23,6 +28,18 @@ pub const MANIFEST_NAME: &[u8] = b"manifest.jsonl";
 /// not the empty mount point of a file system that its node does not have.
 pub fn marker_name(job_id: u64) -> Vec<u8> {
     format!(".pcopy-{job_id:016x}.here").into_bytes()
+}
+
+/// The name of a temporary file of a job, in the directory that its entry is to be in.
+pub fn temporary_name(job_id: u64, hash: &[u8; 32]) -> Vec<u8> {
+    let hash = u64::from_be_bytes(*hash.first_chunk().expect("32 bytes"));
+    format!(".pcopy-{job_id:016x}-{hash:016x}.tmp").into_bytes()
+}
+
+/// Whether a name is that of a temporary file, or of the marker, of this job.
+pub fn is_temporary(name: &[u8], job_id: u64) -> bool {
+    let rest = name.strip_prefix(format!(".pcopy-{job_id:016x}").as_bytes());
+    rest.is_some_and(|rest| rest == b".here" || (rest.len() == 21 && rest.starts_with(b"-") && rest.ends_with(b".tmp")))
 }
 
 /// The name under which an older manifest is kept.
@@ -51,7 +68,31 @@ pub fn make(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// Those of open(2); `EPERM` where it belongs to, or can be written by, somebody else.
 pub fn open(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let dir = open_dir_at(root, DIR_NAME, Reading::default())?;
+    checked(open_dir_at(root, DIR_NAME, Reading::default())?)
+}
+
+/// Makes a state directory elsewhere, where there is none, and opens it.
+///
+/// # Errors
+/// Those of mkdir(2), and of [`open`].
+pub fn make_at(path: &Path) -> Result<OwnedFd, Errno> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)))
+        }
+        _ => open_at(path),
+    }
+}
+
+/// Opens a state directory elsewhere.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_at(path: &Path) -> Result<OwnedFd, Errno> {
+    checked(open_root(path)?)
+}
+
+fn checked(dir: OwnedFd) -> Result<OwnedFd, Errno> {
     let meta = Meta::of(&dir)?;
     if meta.uid == geteuid().as_raw() && meta.mode & 0o022 == 0 { Ok(dir) } else { Err(Errno::EPERM) }
 }

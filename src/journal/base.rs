@@ -1,0 +1,452 @@
+//! What all earlier runs of a job have finished: their journals, merged into one sorted file, the base, and a table to look
+//! paths up in it.
+//!
+//! The base has the format of a journal, of rank 0; its generation is the last one that it holds. Journals up to that
+//! generation have nothing to add. Only what a later run can leave as it is stands in it: no directories, no failures.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::merge::{Merged, Stream};
+use super::reader::{self, Groups, Trouble};
+use super::writer::{decode_item, encode_item, write_group};
+use super::{DIGEST_LEN, GROUP_HEADER_LEN, Header, Item, PREFIX};
+use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
+use crate::types::{Kind, Outcome, Partial, Record, RelPath, escaped};
+
+const NAME: &[u8] = b"base";
+const NEW_NAME: &[u8] = b"base.new";
+/// Bytes of items in one group of a base.
+const GROUP_LEN: usize = 1 << 20;
+
+/// Large files of which only some ranges are there.
+pub type Partials = HashMap<RelPath, Unfinished>;
+
+/// The ranges of a large file that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    pub partial: Partial,
+    /// Number and chaining value of each; in any order, maybe more than once.
+    pub done: Vec<(u64, Option<[u8; 32]>)>,
+}
+
+/// What is known of a job when a run of it begins.
+pub struct Loaded {
+    pub base: Base,
+    pub partials: Partials,
+    /// The last one that left anything; 0 when there is none.
+    pub generation: u32,
+    /// To be said: what was left out.
+    pub notes: Vec<String>,
+}
+
+/// A state directory whose journals cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{0}: {1}")]
+    Newer(String, Trouble),
+    #[error("{0}: {1}")]
+    Io(String, io::Error),
+}
+
+/// The entries that earlier runs have recorded.
+pub struct Base {
+    file: Option<File>,
+    table: Vec<Slot>,
+    keys: RandomState,
+}
+
+/// 16 bytes an entry.
+struct Slot {
+    hash: u64,
+    /// Offset of the item in the file, and above it whether this run has found the entry as it is recorded.
+    at: AtomicU64,
+}
+
+const CONFIRMED: u64 = 1 << 62;
+/// Two sources have the same path.
+const TWICE: u64 = 1 << 63;
+const OFFSET: u64 = CONFIRMED - 1;
+
+impl Default for Base {
+    fn default() -> Self {
+        Self { file: None, table: Vec::new(), keys: RandomState::new() }
+    }
+}
+
+impl Base {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The record of a path, and its number.
+    ///
+    /// # Errors
+    /// The base cannot be read.
+    pub fn find(&self, path: &RelPath) -> io::Result<Option<(u64, Record)>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let hash = self.keys.hash_one(path);
+        let first = self.table.partition_point(|slot| slot.hash < hash);
+        for (number, slot) in self.table.iter().enumerate().skip(first).take_while(|(_, slot)| slot.hash == hash) {
+            let record = read_record(file, slot.at.load(Ordering::Relaxed) & OFFSET)?;
+            if record.path == *path {
+                return Ok(Some((number as u64, record)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry of this number is there as it is recorded. `None` when there is no such entry.
+    pub fn confirm(&self, number: u64) -> Option<()> {
+        let slot = self.table.get(usize::try_from(number).ok()?)?;
+        if slot.at.fetch_or(CONFIRMED, Ordering::Relaxed) & CONFIRMED != 0 {
+            slot.at.fetch_or(TWICE, Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    /// Every entry that was confirmed, sorted by path; and whether it was twice.
+    ///
+    /// # Errors
+    /// The base cannot be read.
+    pub fn confirmed(&self) -> io::Result<impl Iterator<Item = io::Result<(Record, bool)>>> {
+        let any = self.table.iter().any(|slot| slot.at.load(Ordering::Relaxed) & CONFIRMED != 0);
+        let streams = match &self.file {
+            Some(file) if any => match reader::read(file.try_clone()?)? {
+                Ok(found) => found.groups.into_streams().collect(),
+                Err(trouble) => return Err(io::Error::new(io::ErrorKind::InvalidData, trouble)),
+            },
+            _ => Vec::new(),
+        };
+        // one group after the other: they are sorted among themselves
+        let items = streams.into_iter().flat_map(Stream::into_items);
+        Ok(items.filter_map(|item| self.as_confirmed(item).transpose()))
+    }
+
+    fn as_confirmed(&self, item: io::Result<Item>) -> io::Result<Option<(Record, bool)>> {
+        let Item::Entry(record) = item? else { return Ok(None) };
+        let Some((number, _)) = self.find(&record.path)? else { return Ok(None) };
+        let flags = self.table[usize::try_from(number).expect("from the table")].at.load(Ordering::Relaxed);
+        Ok((flags & CONFIRMED != 0).then_some((record, flags & TWICE != 0)))
+    }
+}
+
+fn read_record(file: &File, offset: u64) -> io::Result<Record> {
+    let mut start = [0; 512];
+    let got = file.read_at(&mut start, offset)?;
+    let len = start.first_chunk().filter(|_| got >= 4).map(|len| u32::from_le_bytes(*len) as usize + 4);
+    let item = match len {
+        Some(len) if len <= got => decode_item(&mut &start[..len])?,
+        Some(len) => {
+            let mut whole = vec![0; len];
+            file.read_exact_at(&mut whole, offset)?;
+            decode_item(&mut whole.as_slice())?
+        }
+        None => None,
+    };
+    match item {
+        Some(Item::Entry(record)) => Ok(record),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the base changed while it was in use")),
+    }
+}
+
+/// Writes a base.
+pub struct BaseWriter {
+    dir: OwnedFd,
+    file: BufWriter<File>,
+    /// Of the group that is not written yet.
+    items: Vec<u8>,
+    count: u64,
+    /// Bytes written.
+    at: u64,
+}
+
+impl BaseWriter {
+    /// Begins the base of a job's runs up to the header's generation, under another name.
+    ///
+    /// # Errors
+    /// The file cannot be made or written.
+    pub fn create(dir: OwnedFd, header: Header) -> io::Result<Self> {
+        let file = File::from(create_new(dir.as_fd(), NEW_NAME, 0o600)?);
+        let mut file = BufWriter::with_capacity(256 << 10, file);
+        let header = Header { rank: 0, ..header }.encode();
+        file.write_all(&header)?;
+        Ok(Self { dir, file, items: Vec::new(), count: 0, at: header.len() as u64 })
+    }
+
+    /// Adds an item; they come sorted by path. Returns its offset.
+    fn push(&mut self, item: &Item) -> io::Result<u64> {
+        let offset = self.at + (GROUP_HEADER_LEN + self.items.len()) as u64;
+        encode_item(item, &mut self.items);
+        self.count += 1;
+        if self.items.len() >= GROUP_LEN {
+            self.end_group()?;
+        }
+        Ok(offset)
+    }
+
+    /// Adds an entry, if a later run can leave it as it is; they come sorted by path.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn entry(&mut self, record: &Record) -> io::Result<()> {
+        if can_be_left(record) {
+            self.push(&Item::Entry(record.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn end_group(&mut self) -> io::Result<()> {
+        if self.count > 0 {
+            self.at += write_group(&mut self.file, self.count, &self.items)?;
+            self.items.clear();
+            self.count = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes the base durable and gives it its name.
+    ///
+    /// # Errors
+    /// The file cannot be written, made durable or renamed.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.end_group()?;
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        close(file.into())?;
+        rename(self.dir.as_fd(), NEW_NAME, NAME)?;
+        Ok(sync_dir(self.dir.as_fd())?)
+    }
+
+    /// Takes back what was written.
+    pub fn abandon(self) {
+        // nobody reads it under this name, and the next run removes it
+        let _ = remove_file(self.dir.as_fd(), NEW_NAME);
+    }
+}
+
+/// Directories are always done again, and so is what failed or was not pcopy's.
+fn can_be_left(record: &Record) -> bool {
+    match &record.outcome {
+        Outcome::Done(facts) => {
+            record.kind != Kind::Dir && facts.fate.kept().is_none() && !facts.unkept.has(crate::types::Unkept::SPECIAL)
+        }
+        Outcome::Failed(_) => false,
+    }
+}
+
+/// Names in the state directory.
+fn names(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| names.push(entry.name.to_vec()))?;
+    names.sort();
+    Ok(names)
+}
+
+fn is_journal(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes()) && !is_left_behind(name)
+}
+
+/// Files that a killed run was still writing, and nobody will read.
+fn is_left_behind(name: &[u8]) -> bool {
+    name == NEW_NAME || (name.starts_with(PREFIX.as_bytes()) && name.windows(4).any(|part| part == b".run"))
+}
+
+/// Removes all journals and the base: what the manifest or a base holds, or what is not to be used.
+///
+/// # Errors
+/// A name, and why it cannot be removed.
+pub fn remove_journals(dir: &OwnedFd, and_base: bool) -> Result<(), LoadError> {
+    let all = names(dir).map_err(|err| LoadError::Io(".".into(), err))?;
+    let old = all.iter().filter(|name| is_journal(name) || is_left_behind(name) || (and_base && *name == NAME));
+    for name in old {
+        remove_file(dir.as_fd(), name).map_err(|err| LoadError::Io(escaped(name), err.into()))?;
+    }
+    Ok(())
+}
+
+/// Reads what earlier runs of the job have left in its state directory, and merges it into one base.
+///
+/// # Errors
+/// A file that was written by a newer pcopy, or cannot be read; a base that cannot be written.
+pub fn load(dir: &OwnedFd, job_id: u64) -> Result<Loaded, LoadError> {
+    let mut notes = Vec::new();
+    let mut base = None;
+    let mut journals = Vec::new();
+    for name in names(dir).map_err(|err| LoadError::Io(".".into(), err))? {
+        let shown = escaped(&name);
+        let failed = |err: io::Error| LoadError::Io(escaped(&name), err);
+        if is_left_behind(&name) {
+            remove_file(dir.as_fd(), &name).map_err(|err| failed(err.into()))?;
+        }
+        if name != NAME && !is_journal(&name) {
+            continue;
+        }
+        let file = File::from(open_read(dir.as_fd(), &name, Reading::default()).map_err(|err| failed(err.into()))?);
+        match reader::read(file).map_err(failed)? {
+            Ok(found) if found.header.job_id == job_id => {
+                if found.damaged > 0 || (found.torn && name == NAME) {
+                    notes.push(format!("{shown} is damaged: what stood there is copied again"));
+                }
+                if name == NAME { base = Some(found) } else { journals.push(found) }
+            }
+            Ok(_) | Err(Trouble::Foreign) => notes.push(format!("{shown} is not one of this job's journals: not used")),
+            Err(trouble @ Trouble::Newer(_)) => return Err(LoadError::Newer(shown, trouble)),
+        }
+    }
+    journals.sort_by_key(|found| found.header.generation);
+    let merged_to = base.as_ref().map_or(0, |base| base.header.generation);
+    let last = journals.last().map_or(0, |found| found.header.generation).max(merged_to);
+    journals.retain(|found| found.header.generation > merged_to);
+    let name = escaped(NAME);
+    let failed = |err| LoadError::Io(name.clone(), err);
+    let mut loader = Loader::default();
+    if journals.is_empty() {
+        if let Some(found) = base {
+            loader.read(found.groups).map_err(failed)?;
+        }
+    } else {
+        let groups = base.into_iter().chain(journals).map(|found| found.groups).collect();
+        let header = Header { job_id, generation: last, rank: 0, ranks: 1 };
+        loader.merge(dir, groups, header).map_err(failed)?;
+    }
+    remove_journals(dir, false)?;
+    let file = match open_read(dir.as_fd(), NAME, Reading::default()) {
+        Ok(file) => Some(File::from(file)),
+        Err(crate::sys::Errno::ENOENT) => None,
+        Err(err) => return Err(failed(err.into())),
+    };
+    loader.table.sort_unstable_by_key(|slot| slot.hash);
+    let base = Base { file, table: loader.table, keys: loader.keys };
+    Ok(Loaded { base, partials: loader.partials, generation: last, notes })
+}
+
+#[derive(Default)]
+struct Loader {
+    table: Vec<Slot>,
+    keys: RandomState,
+    partials: Partials,
+}
+
+impl Loader {
+    /// Enters an item that stands at `offset` of the base.
+    fn enter(&mut self, item: Item, offset: u64) {
+        match item {
+            Item::Entry(record) => {
+                self.table.push(Slot { hash: self.keys.hash_one(&record.path), at: AtomicU64::new(offset) });
+            }
+            Item::Range(range) => {
+                let new = || Unfinished { partial: range.partial, done: Vec::new() };
+                self.partials.entry(range.path).or_insert_with(new).done.push((range.index, range.value));
+            }
+        }
+    }
+
+    fn reserve(&mut self, items: u64) {
+        self.table.reserve_exact(usize::try_from(items).unwrap_or(0));
+    }
+
+    /// Takes the base as it is.
+    fn read(&mut self, groups: Groups) -> io::Result<()> {
+        self.reserve(groups.item_count());
+        groups.for_each(|item, offset| self.enter(item, offset))
+    }
+
+    /// Writes the base of everything, oldest first.
+    fn merge(&mut self, dir: &OwnedFd, groups: Vec<Groups>, header: Header) -> io::Result<()> {
+        self.reserve(groups.iter().map(Groups::item_count).sum());
+        let streams = groups.into_iter().flat_map(Groups::into_streams).collect();
+        let mut writer = BaseWriter::create(dir.try_clone()?, header)?;
+        let mut of_path: Vec<Item> = Vec::new();
+        let merged = Merged::of_many(streams, dir, format!("{PREFIX}merge").as_bytes());
+        let written = merged.and_then(|merged| {
+            for item in merged {
+                let item = item?;
+                if of_path.first().is_some_and(|first| first.path() != item.path()) {
+                    self.write(&mut writer, &mut of_path)?;
+                }
+                of_path.push(item);
+            }
+            self.write(&mut writer, &mut of_path)
+        });
+        match written {
+            Ok(()) => writer.finish(),
+            Err(err) => {
+                writer.abandon();
+                Err(err)
+            }
+        }
+    }
+
+    /// Writes what counts of all that is recorded of one path, and forgets it.
+    fn write(&mut self, writer: &mut BaseWriter, of_path: &mut Vec<Item>) -> io::Result<()> {
+        for item in what_counts(std::mem::take(of_path)) {
+            let offset = writer.push(&item)?;
+            self.enter(item, offset);
+        }
+        Ok(())
+    }
+}
+
+/// Of the items of one path, oldest first: the last entry, and the ranges after it that are of one copy with the last.
+fn what_counts(items: Vec<Item>) -> impl Iterator<Item = Item> {
+    let last_entry = items.iter().rposition(|item| matches!(item, Item::Entry(_)));
+    let last_partial = items.last().and_then(|item| match item {
+        Item::Range(range) => Some(range.partial),
+        Item::Entry(_) => None,
+    });
+    items.into_iter().enumerate().filter_map(move |(index, item)| {
+        let counts = match &item {
+            Item::Entry(record) => Some(index) == last_entry && can_be_left(record),
+            Item::Range(range) => Some(range.partial) == last_partial && last_entry.is_none_or(|entry| index > entry),
+        };
+        counts.then_some(item)
+    })
+}
+
+impl Groups {
+    /// Calls `each` with every item and its offset, group after group.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn for_each(self, mut each: impl FnMut(Item, u64)) -> io::Result<()> {
+        let (mut file, spans) = self.into_spans();
+        for (offset, len) in spans {
+            file.seek(SeekFrom::Start(offset))?;
+            let mut items = Counting { reader: BufReader::with_capacity(256 << 10, &file), at: 0 };
+            while items.at < len {
+                let at = offset + items.at;
+                let item = decode_item(&mut items)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                each(item, at);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts the bytes that were read.
+struct Counting<R> {
+    reader: R,
+    at: u64,
+}
+
+impl<R: io::Read> io::Read for Counting<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(into)?;
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
+const _: () = assert!(DIGEST_LEN == 32 && size_of::<Slot>() == 16);

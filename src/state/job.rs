@@ -1,0 +1,226 @@
+//! The job file: which copy a state directory belongs to, so that the same command line goes on with it, whatever is at the
+//! destination by then.
+//!
+//! One JSON object in `job.json`, format version 1:
+//!
+//! | field | is |
+//! |---|---|
+//! | `pcopy_job`, `oldest_reader` | version of the format; oldest version whose readers understand it |
+//! | `id` | number of the job, 16 hexadecimal digits: part of temporary names, and of its journals' headers |
+//! | `started` | of the first run, UTC, RFC 3339 |
+//! | `began` | the same by the destination's clock: `sec` and `nsec` since 1970 |
+//! | `sources` | as they were given: `path` (absolute, control bytes and what is not UTF-8 escaped), `contents`: what is in it was copied, not it |
+//! | `root` | absolute path of the copy's root |
+//! | `options` | every choice that decides what the copy is |
+//! | `runs` | how many runs there were; the last one's generation |
+//! | `complete` | the last run came to its end, with failed entries or without |
+//! | `abandoned` | numbers of earlier jobs whose temporary files may be left in the copy |
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::sys::{Errno, Reading, close, create_new, open_read, remove_file, rename, sync_dir};
+use crate::types::Timestamp;
+
+const FORMAT_VERSION: u32 = 1;
+const OLDEST_READER: u32 = 1;
+/// Its name in the state directory.
+pub const JOB_NAME: &str = "job.json";
+const NEW_NAME: &[u8] = b"job.json.new";
+
+/// What is known of the job that a state directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFile {
+    pcopy_job: u32,
+    oldest_reader: u32,
+    #[serde(with = "hex")]
+    pub id: u64,
+    pub started: String,
+    pub began: Timestamp,
+    pub sources: Vec<SourceName>,
+    pub root: String,
+    pub options: BTreeMap<String, Value>,
+    pub runs: u32,
+    pub complete: bool,
+    #[serde(default, with = "hex_list")]
+    pub abandoned: Vec<u64>,
+    /// What a newer version has written beside.
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+/// A source as the user gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceName {
+    pub path: String,
+    pub contents: bool,
+}
+
+/// A job file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JobFileError {
+    #[error("is not a job file: {0}")]
+    Garbage(serde_json::Error),
+    #[error("was written by a newer pcopy (format version {0})")]
+    Newer(u32),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl JobFile {
+    /// Of a job that has not begun.
+    pub fn new(
+        id: u64,
+        started: String,
+        sources: Vec<SourceName>,
+        root: String,
+        options: BTreeMap<String, Value>,
+    ) -> Self {
+        Self {
+            pcopy_job: FORMAT_VERSION,
+            oldest_reader: OLDEST_READER,
+            id,
+            started,
+            began: Timestamp::default(),
+            sources,
+            root,
+            options,
+            runs: 0,
+            complete: false,
+            abandoned: Vec::new(),
+            rest: BTreeMap::new(),
+        }
+    }
+
+    /// Reads it; `None` when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none that this version understands.
+    pub fn read(dir: &OwnedFd) -> Result<Option<Self>, JobFileError> {
+        let file = match open_read(dir.as_fd(), JOB_NAME.as_bytes(), Reading::default()) {
+            Err(Errno::ENOENT) => return Ok(None),
+            file => file.map_err(io::Error::from)?,
+        };
+        let mut text = Vec::new();
+        File::from(file).read_to_end(&mut text)?;
+        #[derive(Deserialize)]
+        struct Versions {
+            pcopy_job: u32,
+            oldest_reader: u32,
+        }
+        let versions: Versions = serde_json::from_slice(&text).map_err(JobFileError::Garbage)?;
+        if versions.oldest_reader > FORMAT_VERSION {
+            return Err(JobFileError::Newer(versions.pcopy_job));
+        }
+        serde_json::from_slice(&text).map(Some).map_err(JobFileError::Garbage)
+    }
+
+    /// Writes it: when this returns it is durable under its name.
+    ///
+    /// # Errors
+    /// It cannot be written, made durable or renamed.
+    pub fn write(&self, dir: &OwnedFd) -> io::Result<()> {
+        match remove_file(dir.as_fd(), NEW_NAME) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(err) => return Err(err.into()),
+        }
+        let mut file = File::from(create_new(dir.as_fd(), NEW_NAME, 0o600)?);
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        file.sync_all()?;
+        close(file.into())?;
+        rename(dir.as_fd(), NEW_NAME, JOB_NAME.as_bytes())?;
+        Ok(sync_dir(dir.as_fd())?)
+    }
+
+    /// The names of the options that differ.
+    pub fn changed_options(&self, options: &BTreeMap<String, Value>) -> Vec<String> {
+        let names = self.options.keys().chain(options.keys().filter(|name| !self.options.contains_key(*name)));
+        names.filter(|name| self.options.get(*name) != options.get(*name)).cloned().collect()
+    }
+}
+
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{id:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        u64::from_str_radix(&String::deserialize(from)?, 16).map_err(D::Error::custom)
+    }
+}
+
+mod hex_list {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(ids: &[u64], to: S) -> Result<S::Ok, S::Error> {
+        ids.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts.iter().map(|text| u64::from_str_radix(text, 16).map_err(D::Error::custom)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::open_root;
+
+    fn job() -> JobFile {
+        let sources = vec![SourceName { path: "/a\\n".into(), contents: true }];
+        let options = BTreeMap::from([("digest".to_string(), Value::Bool(true)), ("x".to_string(), Value::Null)]);
+        JobFile {
+            abandoned: vec![7],
+            ..JobFile::new(0xabc, "2026-11-21T00:00:00Z".into(), sources, "/b".into(), options)
+        }
+    }
+
+    #[test]
+    fn a_job_file_is_read_as_it_was_written_and_keeps_what_is_not_known() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = open_root(home.path()).expect("opens");
+        assert!(matches!(JobFile::read(&dir), Ok(None)));
+        job().write(&dir).expect("written");
+        assert_eq!(JobFile::read(&dir).expect("read"), Some(job()));
+        let text = std::fs::read_to_string(home.path().join(JOB_NAME)).expect("text");
+        assert!(text.contains(r#""id": "0000000000000abc""#), "{text}");
+        let newer = text.replacen('{', r#"{"later": [1], "#, 1).replace(r#""pcopy_job": 1"#, r#""pcopy_job": 2"#);
+        std::fs::write(home.path().join(JOB_NAME), newer).expect("written");
+        let read = JobFile::read(&dir).expect("read").expect("there");
+        assert_eq!((read.pcopy_job, read.rest.len()), (2, 1));
+        read.write(&dir).expect("written again");
+        assert_eq!(JobFile::read(&dir).expect("read"), Some(read));
+    }
+
+    #[test]
+    fn what_is_no_job_file_is_told_apart() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = open_root(home.path()).expect("opens");
+        for garbage in ["", "{", "[]", r#"{"pcopy_job": 1, "oldest_reader": 1}"#] {
+            std::fs::write(home.path().join(JOB_NAME), garbage).expect("written");
+            assert!(matches!(JobFile::read(&dir), Err(JobFileError::Garbage(_))), "{garbage}");
+        }
+        std::fs::write(home.path().join(JOB_NAME), r#"{"pcopy_job": 9, "oldest_reader": 2}"#).expect("written");
+        assert!(matches!(JobFile::read(&dir), Err(JobFileError::Newer(9))));
+    }
+
+    #[test]
+    fn changed_options_are_named() {
+        let mut options = job().options;
+        assert!(job().changed_options(&options).is_empty());
+        options.insert("digest".into(), Value::Bool(false));
+        options.remove("x");
+        options.insert("y".into(), Value::Null);
+        assert_eq!(job().changed_options(&options), ["digest", "x", "y"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! The lock of a state directory: one run at a time, over all hosts. It survives neither a crash nor a reboot.
+//!
+//! A file, `lock`, that says who works, and how often it has shown a sign of life. On this node the kernel's lock on it, and
+//! the process, tell whether that one lives. For another node, over a file system whose locks may not reach there, only the
+//! sign of life does: who sees none for some time takes the lock over, and who finds somebody else's name in it ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{Errno, Locked, Reading, create_new, lock_file, open_read, open_write, remove_file};
+
+const NAME: &[u8] = b"lock";
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(2);
+/// Without a sign of life, until the lock is taken over.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between taking over and looking whether nobody else did.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The file is always of this length, so that one write replaces all of it.
+const LEN: usize = 512;
+
+/// Who works on a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub host: String,
+    boot_id: String,
+    pub pid: u32,
+    /// Clock ticks since the boot.
+    start_time: u64,
+    /// Processes are numbered apart in containers.
+    pid_ns: String,
+    /// Unique to the run.
+    run: u64,
+    beat: u64,
+}
+
+/// The lock, held. Dropped without [`Lock::release`] it is left to be taken over.
+pub struct Lock {
+    dir: OwnedFd,
+    lost: Arc<AtomicBool>,
+    end: Sender<()>,
+    thread: JoinHandle<Holder>,
+}
+
+/// The lock cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another pcopy works on this copy (host {}, process {}): wait for its end, or end it", .0.host, .0.pid)]
+    Held(Holder),
+    #[error("the lock: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for LockError {
+    fn from(err: Errno) -> Self {
+        Self::Io(err.into())
+    }
+}
+
+impl Holder {
+    fn this(run: u64) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
+        let pid = std::process::id();
+        let pid_ns = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default().to_string_lossy().into_owned();
+        Self {
+            host: read("/proc/sys/kernel/hostname"),
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            pid,
+            start_time: start_time(pid).unwrap_or(0),
+            pid_ns,
+            run,
+            beat: 0,
+        }
+    }
+
+    /// Whether it lives, as far as this node can tell.
+    fn lives(&self, this: &Self) -> Option<bool> {
+        if self.host != this.host {
+            return None;
+        }
+        if self.boot_id != this.boot_id {
+            // this node has been started again since
+            return Some(false);
+        }
+        (self.pid_ns == this.pid_ns).then(|| start_time(self.pid) == Some(self.start_time))
+    }
+
+    fn bytes(&self) -> [u8; LEN] {
+        let mut bytes = [b' '; LEN];
+        let text = serde_json::to_vec(self).expect("plain text and numbers");
+        let len = text.len().min(LEN - 1);
+        bytes[..len].copy_from_slice(&text[..len]);
+        bytes[LEN - 1] = b'\n';
+        bytes
+    }
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the 22nd field, the 20th behind the name in parentheses
+    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn read(dir: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let file = File::from(open_read(dir.as_fd(), NAME, Reading::default())?);
+    let mut bytes = vec![0; 2 * LEN];
+    let got = file.read_at(&mut bytes, 0).map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)))?;
+    bytes.truncate(got);
+    Ok(bytes)
+}
+
+fn holder(bytes: &[u8]) -> Option<Holder> {
+    serde_json::from_slice(bytes).ok()
+}
+
+impl Lock {
+    /// Takes the lock of a state directory, for the run of this number. `waiting` is called when it has to wait for a sign of
+    /// life of another node's run.
+    ///
+    /// # Errors
+    /// Somebody else has it; a file that cannot be made or written.
+    pub fn take(dir: OwnedFd, run: u64, waiting: impl FnOnce(&str)) -> Result<Self, LockError> {
+        let this = Holder::this(run);
+        let (file, is_new) = match create_new(dir.as_fd(), NAME, 0o600) {
+            Ok(file) => (File::from(file), true),
+            Err(Errno::EEXIST) => (File::from(open_write(dir.as_fd(), NAME)?), false),
+            Err(err) => return Err(err.into()),
+        };
+        let before = if is_new { Vec::new() } else { read(&dir)? };
+        match lock_file(file.as_fd())? {
+            Locked::Yes | Locked::CannotTell => {}
+            Locked::ByOther => return Err(LockError::Held(holder(&before).unwrap_or(Holder { pid: 0, ..this }))),
+        }
+        if !is_new {
+            match holder(&before).map(|other| (other.lives(&this), other)) {
+                Some((Some(true), other)) => return Err(LockError::Held(other)),
+                Some((Some(false), _)) => {}
+                Some((None, other)) => {
+                    waiting(&other.host);
+                    wait_for_life(&dir, &before)?;
+                }
+                // cut off by a crash, or being written
+                None => wait_for_life(&dir, &before)?,
+            }
+        }
+        file.write_all_at(&this.bytes(), 0)?;
+        file.set_len(LEN as u64)?;
+        file.sync_data()?;
+        if !is_new && holder(&before).is_some_and(|other| other.host != this.host) {
+            thread::sleep(SETTLE);
+        }
+        match holder(&read(&dir)?) {
+            Some(now) if now.run == run => {}
+            Some(other) => return Err(LockError::Held(other)),
+            None => return Err(LockError::Io(io::ErrorKind::InvalidData.into())),
+        }
+        let (end, ended) = bounded(0);
+        let lost = Arc::new(AtomicBool::new(false));
+        let (at, lost_to) = (dir.try_clone()?, Arc::clone(&lost));
+        let beat = move || {
+            let mut this = this;
+            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                // a read that fails says nothing
+                if read(&at).is_ok_and(|bytes| holder(&bytes).is_none_or(|now| now.run != this.run)) {
+                    lost_to.store(true, Ordering::Relaxed);
+                    break;
+                }
+                this.beat += 1;
+                // without it others wait, and take over: that is noticed
+                let _ = file.write_all_at(&this.bytes(), 0);
+            }
+            this
+        };
+        let thread = thread::Builder::new().name("lock".into()).spawn(beat)?;
+        Ok(Self { dir, lost, end, thread })
+    }
+
+    /// Whether another run has taken it over.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn release(self) -> Result<(), Errno> {
+        drop(self.end);
+        let Ok(this) = self.thread.join() else { return Ok(()) };
+        match read(&self.dir) {
+            Ok(bytes) if holder(&bytes).is_some_and(|now| now.run == this.run) => remove_file(self.dir.as_fd(), NAME),
+            // it is not this run's any more
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+/// Waits as long as a run on another node may need to show a sign of life.
+fn wait_for_life(dir: &OwnedFd, before: &[u8]) -> Result<(), LockError> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        thread::sleep(BEAT / 4);
+        let now = match read(dir) {
+            // given back meanwhile
+            Err(Errno::ENOENT) => return Err(LockError::Io(Errno::EAGAIN.into())),
+            now => now?,
+        };
+        if now != before
+            && let Some(other) = holder(&now)
+        {
+            return Err(LockError::Held(other));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::open_root;
+
+    #[test]
+    fn one_run_has_it_until_it_is_released() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = || open_root(home.path()).expect("opens");
+        let lock = Lock::take(dir(), 1, |_| {}).expect("free");
+        let Err(LockError::Held(other)) = Lock::take(dir(), 2, |_| {}) else { panic!("taken twice") };
+        assert_eq!((other.pid, other.run), (std::process::id(), 1));
+        assert!(!lock.is_lost());
+        lock.release().expect("released");
+        assert!(!home.path().join("lock").exists());
+        Lock::take(dir(), 3, |_| {}).expect("free again").release().expect("released");
+    }
+
+    #[test]
+    fn one_that_died_on_this_node_is_taken_over_at_once() {
+        let home = tempfile::tempdir().expect("a directory");
+        let this = Holder::this(1);
+        let started = Instant::now();
+        for dead in [
+            Holder { start_time: this.start_time + 1, ..this.clone() },
+            Holder { boot_id: "another".into(), ..this.clone() },
+        ] {
+            std::fs::write(home.path().join("lock"), dead.bytes()).expect("written");
+            let lock = Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}).expect("taken over");
+            lock.release().expect("released");
+        }
+        assert!(started.elapsed() < PATIENCE);
+        std::fs::write(home.path().join("lock"), Holder { run: 9, ..this }.bytes()).expect("written");
+        assert!(matches!(Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}), Err(LockError::Held(_))));
+    }
+}

@@ -1,0 +1,103 @@
+//! Entries that earlier runs of the job have recorded: left where both sides still are as the record says.
+
+use super::{At, DEST, Mover, Place};
+use crate::proto::{Known, KnownEntry, Returned};
+use crate::sys::{Errno, Handle, Meta, read_link};
+use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
+
+/// What became of a known entry.
+pub(super) enum Checked {
+    /// It is as its record says, which goes on to count.
+    Confirmed(u64),
+    /// Its data is there; this is its new record.
+    Left(Kind, Facts),
+    Returned(Returned),
+    /// It has to be copied; `ours` when what is at the destination is still what was copied there.
+    Copy {
+        ours: bool,
+    },
+}
+
+impl Mover {
+    /// Looks at both sides of an entry with a record.
+    pub(super) fn check_known(&mut self, source: u16, place: &Place, known: &Known) -> Result<Checked, Failure> {
+        let Some(entry) = &known.entry else { return Ok(Checked::Copy { ours: false }) };
+        // what is wrong with it, who copies it will tell
+        let Ok(from) = self.source_handle(place.source()).meta() else { return Ok(Checked::Copy { ours: false }) };
+        let there = match Meta::at(place.dest(), &place.dest_name) {
+            Err(Errno::ENOENT) => return Ok(Checked::Copy { ours: false }),
+            there => there.at(Op::Stat, DEST)?,
+        };
+        let ours = self.is_recorded_copy(place, &there, entry)?;
+        if !ours || !is_recorded_source(&from, entry) {
+            return Ok(Checked::Copy { ours });
+        }
+        let facts = &entry.facts;
+        let keeps = |kind, same: bool| same || facts.unkept.has(kind);
+        let as_recorded = from.ctime == facts.ctime
+            && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
+            && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode);
+        let facts = if as_recorded { None } else { Some(self.refresh(place, &from, facts)?) };
+        if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Unkept::LINK) {
+            let facts = facts.unwrap_or_else(|| entry.facts.clone());
+            return Ok(Checked::Returned(self.linked(source, place, entry.kind, &from, Some(Box::new(facts)))));
+        }
+        Ok(match facts {
+            Some(facts) => Checked::Left(entry.kind, facts),
+            None if entry.was_link => Checked::Left(entry.kind, entry.facts.clone()),
+            None => Checked::Confirmed(entry.number),
+        })
+    }
+
+    /// Whether what is at the destination is what was recorded.
+    fn is_recorded_copy(&self, place: &Place, there: &Meta, entry: &KnownEntry) -> Result<bool, Failure> {
+        let KnownEntry { kind, facts, .. } = entry;
+        let same = there.kind == Some(*kind) && there.mtime == facts.mtime_there.unwrap_or(facts.mtime);
+        Ok(same
+            && match kind {
+                Kind::File => there.size == facts.size,
+                Kind::Symlink => {
+                    let target = read_link(place.dest(), &place.dest_name).at(Op::ReadLink, DEST)?;
+                    facts.target.as_deref() == Some(target.as_slice())
+                }
+                Kind::CharDev | Kind::BlockDev => facts.rdev == Some(there.rdev_numbers()),
+                Kind::Fifo | Kind::Socket | Kind::Dir => true,
+            })
+    }
+
+    /// Gives a copy whose data is as it should be its metadata again.
+    fn refresh(&mut self, place: &Place, from: &Meta, facts: &Facts) -> Result<Facts, Failure> {
+        let (source, dest) = (self.source_handle(place.source()), Handle::Named(place.dest(), &place.dest_name));
+        self.drop_other_xattrs(source, dest)?;
+        let kept = self.set_metadata(source, dest, from, place.inherits_acl)?;
+        let (target, digest) = (facts.target.clone(), facts.digest);
+        let unlinkable = facts.unkept.has(Unkept::LINK);
+        let mut facts = Facts { digest, ..kept.facts(target) };
+        if unlinkable {
+            facts.unkept.add(Unkept::LINK);
+        }
+        Ok(facts)
+    }
+
+    /// Ends an entry whose data is there from an earlier run.
+    pub(super) fn end_there(&mut self, path: RelPath, kind: Kind, facts: Facts) {
+        let outcome = Outcome::Done(facts);
+        self.task.records.count_left(&Record { path: path.clone(), kind, outcome: outcome.clone() });
+        self.end(path, kind, outcome);
+    }
+
+    /// Counts an entry that is as its record says.
+    pub(super) fn confirm(&mut self, path: RelPath, entry: KnownEntry) {
+        let outcome = Outcome::Done(entry.facts);
+        self.task.records.count_resumed(&Record { path, kind: entry.kind, outcome });
+    }
+}
+
+/// Whether the source has the data that was copied.
+fn is_recorded_source(from: &Meta, entry: &KnownEntry) -> bool {
+    let facts = &entry.facts;
+    // the length of a symbolic link is that of its target; others have none that counts
+    let same_size = !matches!(entry.kind, Kind::File | Kind::Symlink) || from.size == facts.size;
+    let same_device = facts.rdev.is_none_or(|rdev| rdev == from.rdev_numbers());
+    from.kind == Some(entry.kind) && same_size && same_device && from.mtime == facts.mtime
+}
