@@ -14,6 +14,8 @@ pub mod proto;
 // effects: files, records, messages
 pub mod sys;
 
+pub mod retry;
+
 pub mod state;
 
 pub mod journal;

@@ -33,8 +33,12 @@ struct Large {
     trouble: Option<Trouble>,
 }
 
-enum Trouble {
+/// Why a file does not end well.
+pub(super) enum Trouble {
+    /// Its source changed while it was read.
     Changed,
+    /// What was written of it may be lost.
+    Lost(Failure),
     Failed(Failure),
 }
 
@@ -126,13 +130,13 @@ impl LargeFiles {
         self.range_ended(id)
     }
 
-    /// `None`: the source changed.
-    pub(super) fn range_failed(&mut self, id: u64, failure: Option<Failure>) -> Option<()> {
+    pub(super) fn range_failed(&mut self, id: u64, trouble: Trouble) -> Option<()> {
         let large = self.files.get_mut(&id)?;
-        // a failure outweighs a change: trying again would meet it again
-        match (failure, &large.trouble) {
-            (Some(failure), None | Some(Trouble::Changed)) => large.trouble = Some(Trouble::Failed(failure)),
-            (None, None) => large.trouble = Some(Trouble::Changed),
+        // a failure outweighs what can be tried again: it would be met again
+        match (&trouble, &large.trouble) {
+            (_, None) | (Trouble::Failed(_), Some(Trouble::Changed | Trouble::Lost(_))) => {
+                large.trouble = Some(trouble)
+            }
             _ => {}
         }
         if large.next < large.count {
@@ -144,9 +148,9 @@ impl LargeFiles {
         self.range_ended(id)
     }
 
-    /// The source had changed when its last metadata was read.
-    pub(super) fn finish_failed(&mut self, id: u64) -> Option<()> {
-        self.files.get_mut(&id)?.trouble = Some(Trouble::Changed);
+    /// It was found at the end only.
+    pub(super) fn finish_failed(&mut self, id: u64, trouble: Trouble) -> Option<()> {
+        self.files.get_mut(&id)?.trouble = Some(trouble);
         self.ready.push_back(id);
         Some(())
     }
@@ -171,7 +175,10 @@ impl LargeFiles {
                 Task::FinishFile { file, digest, unlinkable: large.member.unlinkable }
             }
             Some(Trouble::Failed(failure)) => Task::Abandon { file, failure: Some(failure.clone()) },
-            Some(Trouble::Changed) if large.member.attempt + 1 < MAX_ATTEMPTS => Task::Abandon { file, failure: None },
+            Some(Trouble::Changed | Trouble::Lost(_)) if large.member.attempt + 1 < MAX_ATTEMPTS => {
+                Task::Abandon { file, failure: None }
+            }
+            Some(Trouble::Lost(failure)) => Task::Abandon { file, failure: Some(failure.clone()) },
             Some(Trouble::Changed) => Task::Abandon { file, failure: Some(Failure::CHANGED) },
         };
         Some((id, task))
@@ -187,7 +194,9 @@ impl LargeFiles {
         let large = self.files.remove(&id)?;
         let attempt = large.member.attempt + 1;
         Some(match large.trouble? {
-            Trouble::Changed if attempt < MAX_ATTEMPTS => Abandoned::Again(Member { attempt, ..large.member }),
+            Trouble::Changed | Trouble::Lost(_) if attempt < MAX_ATTEMPTS => {
+                Abandoned::Again(Member { attempt, ..large.member })
+            }
             _ => Abandoned::Failed(large.member),
         })
     }

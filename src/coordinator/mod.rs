@@ -11,7 +11,7 @@ mod ranks;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use large::LargeFiles;
+use large::{LargeFiles, Trouble};
 use links::{Links, Member};
 use ranks::Ranks;
 
@@ -54,6 +54,7 @@ pub struct Coordinator {
     scan_ended: bool,
     seen: u64,
     excluded: u64,
+    retries: u64,
     ended: Stats,
     bytes_moved: u64,
 }
@@ -99,6 +100,8 @@ pub struct Progress {
     pub scan_ended: bool,
     /// Entries that the user left out.
     pub excluded: u64,
+    /// Operations of the scan that were tried again.
+    pub retries: u64,
     /// Entries that have ended.
     pub ended: Stats,
     /// Bytes of file data moved, of unfinished files too.
@@ -137,6 +140,7 @@ impl Coordinator {
             scan_ended: false,
             seen: 0,
             excluded: 0,
+            retries: 0,
             ended: Stats::default(),
             bytes_moved: 0,
         }
@@ -173,8 +177,9 @@ impl Coordinator {
                 self.queued_len += known_len(&entries);
                 self.known.push_back((dir, entries));
             }
-            ScanEvent::Listed { dir, subdirs, excluded, before, failure } => {
+            ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries } => {
                 self.excluded += excluded;
+                self.retries += retries;
                 let state = self.dir_mut(dir);
                 state.listed = true;
                 state.before = before;
@@ -255,14 +260,20 @@ impl Coordinator {
             },
             (Purpose::Range { file, index }, TaskResult::Range(value)) => self.large.range_done(file, index, *value)?,
             (Purpose::Range { file, .. }, TaskResult::RangeFailed(failure)) => {
-                self.large.range_failed(file, Some(failure.clone()))?;
+                self.large.range_failed(file, Trouble::Failed(failure.clone()))?;
             }
-            (Purpose::Range { file, .. }, TaskResult::Changed) => self.large.range_failed(file, None)?,
+            (Purpose::Range { file, .. }, TaskResult::Changed) => self.large.range_failed(file, Trouble::Changed)?,
+            (Purpose::Range { file, .. }, TaskResult::Lost(failure)) => {
+                self.large.range_failed(file, Trouble::Lost(failure.clone()))?;
+            }
             (Purpose::Finish { file }, TaskResult::Owned(owned)) => {
                 let member = self.large.remove(file)?;
                 self.owner_ended(&member, owned);
             }
-            (Purpose::Finish { file }, TaskResult::Changed) => self.large.finish_failed(file)?,
+            (Purpose::Finish { file }, TaskResult::Changed) => self.large.finish_failed(file, Trouble::Changed)?,
+            (Purpose::Finish { file }, TaskResult::Lost(failure)) => {
+                self.large.finish_failed(file, Trouble::Lost(failure.clone()))?;
+            }
             (Purpose::Abandon { file }, TaskResult::Ended) => match self.large.abandoned(file)? {
                 large::Abandoned::Failed(member) => self.owner_ended(&member, &Owned::Failed),
                 large::Abandoned::Again(member) => self.copy_alone(member),
@@ -491,6 +502,7 @@ impl Coordinator {
             seen: self.seen,
             scan_ended: self.scan_ended,
             excluded: self.excluded,
+            retries: self.retries,
             ended: self.ended,
             bytes_moved: self.bytes_moved,
             in_flight: self.assigned.len(),

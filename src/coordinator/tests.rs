@@ -121,6 +121,7 @@ impl Simulation {
                 excluded: 0,
                 before: None,
                 failure: failed.then(|| failure(Op::List)),
+                retries: 0,
             });
         }
         Self {
@@ -411,7 +412,7 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
     let path = RelPath::root();
     coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path });
     coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"f", Kind::File) });
-    coordinator.scan(ScanEvent::Listed { dir: 0, subdirs: 0, excluded: 0, before: None, failure: None });
+    coordinator.scan(ScanEvent::Listed { dir: 0, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 });
     coordinator.scan_ended();
     let mut given = Vec::new();
     while let Some(work) = coordinator.next_work() {

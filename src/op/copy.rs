@@ -77,7 +77,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         Err(err) if err.stop().is_some() => {
             lead.display
                 .print(&format!("pcopy: error: {err}; what was copied since the last checkpoint is copied again"));
-            say_how_to_go_on(&lead.display, err.stop());
+            say_how_to_go_on(&lead.display, &plan, err.stop());
             comm::abort(ExitCode::Stopped.number());
         }
         summary => summary?,
@@ -85,19 +85,24 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     lead.send_to_all(&Message::Bye);
     lead.comm.flush();
     lead.display.finish();
-    say_how_to_go_on(&lead.display, summary.stop);
+    say_how_to_go_on(&lead.display, &plan, summary.stop);
     say(&summary, config.output);
     Ok(summary.code)
 }
 
 /// What to do after a stop that somebody has to see to.
-fn say_how_to_go_on(display: &Display, stop: Option<Stop>) {
+fn say_how_to_go_on(display: &Display, plan: &Plan, stop: Option<Stop>) {
     let what = match stop {
-        Some(Stop::NoSpace) => "make space at the destination",
-        Some(Stop::FileSystemGone) => "see that both file systems are mounted, and writable",
+        Some(Stop::NoSpace) => {
+            let free = space(&plan.root).map_or_else(|_| "an unknown amount".into(), |(free, _)| human_bytes(free));
+            format!("{free} free, or no inodes, or a quota is used up: make space there")
+        }
+        Some(Stop::FileSystemGone) => "see that both file systems are mounted, and writable".into(),
         _ => return,
     };
-    display.print(&format!("pcopy: {what}, then run the same command again: it goes on where this one stopped"));
+    let root = shown(&plan.root);
+    display
+        .print(&format!("pcopy: {root}: {what}, then run the same command again: it goes on where this one stopped"));
 }
 
 /// What is to be done, and the first writes.
@@ -233,6 +238,7 @@ fn run(
     lead.run((&mut coordinator, &mut checkpoints), scan, &recorded.base, || prepared.is_lost())?;
     let sums = lead.stop(&mut checkpoints)?;
     let progress = coordinator.progress();
+    let sums = Stats { retries: sums.retries + progress.retries, ..sums };
     let header = header(plan, config, hellos, started);
     let mut summary = Summary {
         started,

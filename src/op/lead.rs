@@ -66,7 +66,7 @@ impl Stop {
     pub fn of_errno(errno: i32) -> Option<Self> {
         match errno {
             libc::ENOSPC | libc::EDQUOT => Some(Self::NoSpace),
-            libc::EROFS | libc::ENOTCONN | libc::ESHUTDOWN => Some(Self::FileSystemGone),
+            libc::EROFS | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECONNABORTED => Some(Self::FileSystemGone),
             _ => None,
         }
     }

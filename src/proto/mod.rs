@@ -381,6 +381,8 @@ pub enum TaskResult {
     RangeFailed(Failure),
     /// Of a range or of the finish: the source is not the file it was.
     Changed,
+    /// Of a range or of the finish: what was written to the file may be lost.
+    Lost(Failure),
 }
 
 /// An entry that its reader did not copy itself.

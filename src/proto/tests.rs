@@ -160,6 +160,7 @@ fn result() -> impl Strategy<Value = TaskResult> {
         large().prop_map(|file| TaskResult::Owned(Box::new(Owned::Large(file)))),
         any::<Option<[u8; 32]>>().prop_map(TaskResult::Range),
         failure().prop_map(TaskResult::RangeFailed),
+        failure().prop_map(TaskResult::Lost),
         Just(TaskResult::Changed),
     ]
 }

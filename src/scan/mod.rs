@@ -19,6 +19,7 @@ use loops::{Ancestor, is_inside};
 use crate::journal::{Base, Partials};
 use crate::policy::{Filter, Selection};
 use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
+use crate::retry::Retry;
 use crate::state;
 use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, mode_before, open_dir_at, strip_dir_acls, sync_dir};
 use crate::types::{Failure, Kind, Op, Outcome, RelPath, Side};
@@ -49,7 +50,15 @@ pub enum ScanEvent {
     /// Some of a directory's entries, which earlier runs have recorded or begun.
     Known { dir: DirId, entries: Vec<Known> },
     /// All of a directory has been seen; `failure` if it could not be. Its times are those from before.
-    Listed { dir: DirId, subdirs: u64, excluded: u64, before: Option<DirBefore>, failure: Option<Failure> },
+    /// Operations were tried again so many times.
+    Listed {
+        dir: DirId,
+        subdirs: u64,
+        excluded: u64,
+        before: Option<DirBefore>,
+        failure: Option<Failure>,
+        retries: u64,
+    },
     /// A source's own `.pcopy`, which is not copied.
     StateSkipped { source: u16 },
     /// A directory on another file system than its source, where the user wants one only.
@@ -215,6 +224,9 @@ struct Scanner {
     events: Sender<ScanEvent>,
     sources: DirCache,
     destination: DirCache,
+    retry: Retry,
+    /// Operations that were tried again in the directory that is being listed.
+    retries: u64,
 }
 
 /// The coordinator is gone: the job is over.
@@ -226,6 +238,8 @@ impl Scanner {
         Self {
             sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination,
+            retry: Retry::new(shared.job.tuning.retries),
+            retries: 0,
             shared: Arc::clone(shared),
             events,
         }
@@ -244,6 +258,19 @@ impl Scanner {
                 return;
             }
         }
+    }
+
+    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again.
+    fn retried<T>(&mut self, what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut retry = self.retry.clone();
+        let result = retry.run(self, what, |me| {
+            me.sources.clear();
+            me.destination.clear();
+            me.retries += 1;
+            true
+        });
+        self.retry = retry;
+        result
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Stack> {
@@ -284,26 +311,27 @@ impl Scanner {
         };
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(event)?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None })
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
         let Pending { parent, source, path, ancestors, below: Below { selected, linked } } = pending;
         let id = self.new_id();
         self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        let listed =
-            |subdirs, excluded, before, failure| ScanEvent::Listed { dir: id, subdirs, excluded, before, failure };
-        let opened = self.open_source(source, &path, ancestors.as_ref(), linked);
-        let (dir, meta, mode_there) = match opened.and_then(|(dir, meta)| Ok((dir, meta, self.make_dir(&path)?))) {
+        let opened = self.retried(|me, again| {
+            let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
+            Ok((dir, meta, me.make_dir(&path, again)?))
+        });
+        let (dir, meta, mode_there) = match opened {
             Ok(opened) => opened,
-            Err(failure) => return self.send(listed(0, 0, None, Some(failure))),
+            Err(failure) => return self.listed(id, (0, 0), None, Some(failure)),
         };
         let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
         let before = Some(before);
         let shared = Arc::clone(&self.shared);
         if shared.leaves_alone(source, &meta) {
             self.send(ScanEvent::NotEntered { path })?;
-            return self.send(listed(0, 0, before, None));
+            return self.listed(id, (0, 0), before, None);
         }
         let top = &shared.job.sources[usize::from(source)].target;
         let below = path.strip(top).expect("the scan's paths are below their source's target");
@@ -327,7 +355,7 @@ impl Scanner {
                 self.list_selected(&mut listing, selection, &below, range);
                 Ok(())
             }
-            _ => self.list_all(&mut listing),
+            _ => self.retried(|me, _| me.list_all(&mut listing)).and_then(|listed| listed),
         };
         let Listing { names, known, subdirs, excluded, gone, .. } = listing;
         if gone {
@@ -339,13 +367,28 @@ impl Scanner {
         if !known.is_empty() {
             self.send(ScanEvent::Known { dir: id, entries: known })?;
         }
-        self.send(listed(subdirs, excluded, before, ended.err().map(|err| failure(Op::List, Side::Source, err))))
+        self.listed(id, (subdirs, excluded), before, ended.err())
     }
 
-    fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<(), Errno> {
-        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading)?;
-        let mut unknown = None;
-        list(stream, |entry| {
+    fn listed(
+        &mut self,
+        dir: DirId,
+        (subdirs, excluded): (u64, u64),
+        before: Option<DirBefore>,
+        failure: Option<Failure>,
+    ) -> Result<(), Gone> {
+        let retries = std::mem::take(&mut self.retries);
+        self.send(ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries })
+    }
+
+    /// All names. The outer failure may be tried again; the inner one comes after names that were seen, which must not be
+    /// seen twice.
+    fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<Result<(), Failure>, Failure> {
+        let failed = |err| failure(Op::List, Side::Source, err);
+        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading).map_err(failed)?;
+        let (mut unknown, mut seen) = (None, false);
+        let listed = list(stream, |entry| {
+            seen = true;
             if listing.gone || unknown.is_some() {
                 return;
             }
@@ -357,8 +400,12 @@ impl Scanner {
                 Err(Errno::ENOENT) => {}
                 Err(err) => unknown = Some(err),
             }
-        })?;
-        unknown.map_or(Ok(()), Err)
+        });
+        match (listed, unknown) {
+            (Err(err), _) if !seen => Err(failed(err)),
+            (Err(err), _) | (Ok(()), Some(err)) => Ok(Err(failed(err))),
+            (Ok(()), None) => Ok(Ok(())),
+        }
     }
 
     /// The names that a list asks for. What is not there is handed on as a file: who opens it will tell.
@@ -391,7 +438,7 @@ impl Scanner {
         let id = self.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None })
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
     }
 
     /// One entry of a directory; of a directory in it, what is to be listed there.
@@ -497,15 +544,19 @@ impl Scanner {
         Ok((dir, meta))
     }
 
-    /// Makes the directory at the destination; the mode of one that is there already.
-    fn make_dir(&mut self, path: &RelPath) -> Result<Option<u32>, Failure> {
+    /// Makes the directory at the destination; the mode of one that is there already. When it is tried `again` the first
+    /// time may have made it.
+    fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<Option<u32>, Failure> {
         let job = Arc::clone(&self.shared.job);
         let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
             return Ok(mode_before(&self.shared.destination_meta).filter(|_| !job.fresh));
         };
         let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-        let there =
-            make_dir(parent.as_fd(), name, job.fresh).map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        let there = make_dir(parent.as_fd(), name, job.fresh && !again)
+            .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        if job.fresh && there.is_some() {
+            return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
+        }
         if there.is_none() && job.policy.strips_inherited_acls() {
             strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
         }

@@ -104,10 +104,14 @@ impl Holder {
     }
 }
 
+/// When a process that lives was started.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc_pid_stat(5): the 22nd field, the 20th behind the name in parentheses
-    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+    // proc_pid_stat(5): the 3rd and the 22nd field, the first and the 20th behind the name in parentheses
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    // one that has ended and that nobody has waited for is still listed
+    let ended = matches!(fields.next()?, "Z" | "X");
+    fields.nth(18)?.parse().ok().filter(|_| !ended)
 }
 
 fn read(dir: &OwnedFd) -> Result<Vec<u8>, Errno> {

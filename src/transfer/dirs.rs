@@ -1,7 +1,8 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::{At, DEST, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, TaskResult};
@@ -18,6 +19,8 @@ impl Mover {
                 break;
             }
             let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
+            // never twice: a second fsync does not tell what the first one lost
+            let finished = finished.and_then(|(facts, to)| self.sync_dir_if_needed(to.as_fd()).map(|()| facts));
             // a directory that was not listed to its end has failed, whatever its metadata
             match (dir.failure, finished) {
                 (Some(failure), _) | (None, Err(failure)) => {
@@ -29,7 +32,12 @@ impl Mover {
         TaskResult::Ended
     }
 
-    fn finish_dir(&mut self, source: u16, path: &RelPath, before: Option<DirBefore>) -> Result<Facts, Failure> {
+    fn finish_dir(
+        &mut self,
+        source: u16,
+        path: &RelPath,
+        before: Option<DirBefore>,
+    ) -> Result<(Facts, Arc<OwnedFd>), Failure> {
         let from = self.source_dir(source, path)?;
         let to = self.dest_dir(path)?;
         if self.job.generation > 1 || !self.job.abandoned.is_empty() {
@@ -44,12 +52,11 @@ impl Mover {
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
             handle.set_mode(mode).at(Op::Chmod, DEST)?;
         }
-        self.sync_dir_if_needed(to.as_fd())?;
         // what came or went since it was listed may not be in the copy
         if before.is_some_and(|before| (before.mtime, before.ctime) != (meta.mtime, meta.ctime)) {
             return Err(Failure::CHANGED);
         }
-        Ok(kept.facts(None))
+        Ok((kept.facts(None), to))
     }
 
     /// Removes the temporary files that earlier runs have left. Everything in the directory has ended, and what of it is in

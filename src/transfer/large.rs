@@ -16,11 +16,23 @@ use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 impl Mover {
     /// Copies one range.
     pub(super) fn copy_range(&mut self, file: &LargeFile, index: u64) -> TaskResult {
-        match self.retried(|me, _| me.try_range(file, index)) {
-            Ok(result) => result,
-            Err(failure) if failure.halts() => self.break_off(&file.path, failure),
-            Err(failure) => TaskResult::RangeFailed(failure),
+        match self.retried_in_place(|me| me.try_range(file, index)) {
+            Ok(Ok(result)) => result,
+            Ok(Err(failure)) if !failure.halts() => TaskResult::Lost(failure),
+            Ok(Err(failure)) | Err(failure) if failure.halts() => self.break_off(&file.path, failure),
+            Ok(Err(failure)) | Err(failure) => TaskResult::RangeFailed(failure),
         }
+    }
+
+    /// Tries again what may pass; what may have lost data is handed out: the whole file is to be copied again.
+    fn retried_in_place<T>(
+        &mut self,
+        mut what: impl FnMut(&mut Self) -> Result<T, Failure>,
+    ) -> Result<Result<T, Failure>, Failure> {
+        self.retried(|me, _| match what(me) {
+            Err(failure) if failure.loses_data() => Ok(Err(failure)),
+            result => result.map(Ok),
+        })
     }
 
     fn try_range(&mut self, file: &LargeFile, index: u64) -> Result<TaskResult, Failure> {
@@ -58,9 +70,10 @@ impl Mover {
     /// Metadata and the final name, after the last range.
     pub(super) fn finish_large(&mut self, file: &LargeFile, digest: Option<Digest>, unlinkable: bool) -> TaskResult {
         self.task.records.count_recopied(u64::from(file.temporary.attempt));
-        let owned = match self.retried(|me, _| me.try_finish(file)) {
-            Ok(None) => return TaskResult::Changed,
-            Ok(Some(facts)) => {
+        let owned = match self.retried_in_place(|me| me.try_finish(file)) {
+            Ok(Ok(None)) => return TaskResult::Changed,
+            Ok(Err(failure)) if !failure.halts() => return TaskResult::Lost(failure),
+            Ok(Ok(Some(facts))) => {
                 let mut facts = Facts { digest, ..facts };
                 if unlinkable {
                     facts.unkept.add(Unkept::LINK);
@@ -69,8 +82,8 @@ impl Mover {
                 Owned::Copied(facts)
             }
             // its ranges are there for another run
-            Err(failure) if failure.halts() => return self.break_off(&file.path, failure),
-            Err(failure) => {
+            Ok(Err(failure)) | Err(failure) if failure.halts() => return self.break_off(&file.path, failure),
+            Ok(Err(failure)) | Err(failure) => {
                 self.abandon(file, Some(failure));
                 Owned::Failed
             }

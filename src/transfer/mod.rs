@@ -16,8 +16,6 @@ mod owners;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use entry::Links;
 pub use node::{Node, wait_for_marker};
@@ -25,6 +23,7 @@ pub use node::{Node, wait_for_marker};
 use crate::journal::{Batch, Item, Recorder};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
+use crate::retry::Retry;
 use crate::state::temporary_name;
 use crate::sys::{Buffer, DirCache, Errno, Handle, Meta, Reading, remove_file, rename, rename_new};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Temporary};
@@ -44,8 +43,7 @@ pub struct Mover {
     task: TaskLog,
     /// The job is to halt. Shared by the rank's threads.
     halt: Arc<AtomicBool>,
-    /// Operations in a row that failed however often they were tried.
-    given_up: u32,
+    retry: Retry,
 }
 
 /// What the current task has ended so far.
@@ -121,7 +119,7 @@ impl Mover {
             recorder: Arc::clone(recorder),
             task: TaskLog::default(),
             halt: Arc::clone(halt),
-            given_up: 0,
+            retry: Retry::new(job.tuning.retries),
         }
     }
 
@@ -168,31 +166,20 @@ impl Mover {
         TaskResult::Stopped
     }
 
-    /// Tries again what failed in a way that may pass, with growing pauses; `what` is told whether it is tried again.
-    /// Where nothing passes any more (a file system that is broken as a whole) it is tried less often.
-    fn retried<T>(&mut self, mut what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
-        const FIRST_PAUSE: Duration = Duration::from_millis(10);
-        const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-        let retries = self.job.tuning.retries.checked_shr(self.given_up / 4).unwrap_or(0);
-        let mut pause = FIRST_PAUSE;
-        let mut result = what(self, false);
-        for _ in 0..retries {
-            match &result {
-                Err(failure) if failure.may_pass() && !self.is_halting() => {}
-                _ => break,
-            }
-            thread::sleep(pause);
-            pause = (pause * 4).min(LONGEST_PAUSE);
-            self.task.records.count_retry();
+    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again.
+    fn retried<T>(&mut self, what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut retry = self.retry.clone();
+        let result = retry.run(self, what, |me| {
             // a descriptor may be what is stale
-            self.sources.clear();
-            self.destination.clear();
-            result = what(self, true);
-        }
-        self.given_up = match &result {
-            Err(failure) if failure.may_pass() => self.given_up.saturating_add(1),
-            _ => 0,
-        };
+            me.sources.clear();
+            me.destination.clear();
+            let goes_on = !me.is_halting();
+            if goes_on {
+                me.task.records.count_retry();
+            }
+            goes_on
+        });
+        self.retry = retry;
         result
     }
 

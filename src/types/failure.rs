@@ -69,7 +69,13 @@ impl Failure {
     /// somebody has made space, or mounted the file system again.
     pub fn halts(&self) -> bool {
         let full = self.side == Side::Destination && matches!(self.errno, libc::ENOSPC | libc::EDQUOT);
-        self.op == Op::Stopped || full || matches!(self.errno, libc::ENOTCONN | libc::ESHUTDOWN)
+        self.op == Op::Stopped || full || matches!(self.errno, libc::ENOTCONN | libc::ESHUTDOWN | libc::ECONNABORTED)
+    }
+
+    /// Whether the file's data may be lost, whatever the same call says the next time: fsync(2) and close(2) report an error
+    /// of writing back once.
+    pub fn loses_data(&self) -> bool {
+        self.side == Side::Destination && matches!(self.op, Op::Fsync | Op::Close)
     }
 
     /// Whether it may pass by itself: a server that restarts, another node's cache that does not know a new name yet.

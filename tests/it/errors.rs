@@ -176,7 +176,7 @@ fn space_that_ends_behind_fuse_stops_the_job() {
 
 fn stops_for_want_of_space(job: &Job, src: &Path, dst: &Path) {
     let outcome = job.run([src, dst]);
-    outcome.assert_code(75).assert_says("No space left on device").assert_says("make space at the destination");
+    outcome.assert_code(75).assert_says("No space left on device").assert_says("make space there");
     assert!(!dst.join(".pcopy/manifest.jsonl").exists());
     nothing_half_written_looks_finished(src, dst);
 }

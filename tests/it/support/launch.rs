@@ -264,6 +264,32 @@ impl Running {
         family.filter(|pid| name(pid).trim() == "pcopy").collect()
     }
 
+    /// The processes of the ranks by their numbers, once all of them are there.
+    ///
+    /// # Panics
+    /// Where the run ends before that.
+    pub fn ranks(&mut self, count: usize) -> Vec<i32> {
+        while self.goes_on() {
+            let mut ranks: Vec<_> = self.rank_pids().into_iter().filter_map(|pid| Some((rank_of(pid)?, pid))).collect();
+            if ranks.len() == count {
+                ranks.sort_unstable();
+                return ranks.into_iter().map(|(_, pid)| pid).collect();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no {count} ranks in {}\n{}", self.words, text(&mut self.stderr));
+    }
+
+    /// The launcher's own process; the only rank's, where there is none.
+    pub fn launcher_pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
+    }
+
+    /// What stands on stderr so far.
+    pub fn stderr_so_far(&mut self) -> String {
+        text(&mut self.stderr)
+    }
+
     fn outcome(&mut self, status: ExitStatus) -> Outcome {
         Outcome { status, stdout: text(&mut self.stdout), stderr: text(&mut self.stderr), words: self.words.clone() }
     }
@@ -328,6 +354,28 @@ fn descendants(pid: i32) -> Vec<i32> {
         next += 1;
     }
     family
+}
+
+/// The number that the launcher gave to a rank; 0 for one that has no launcher.
+fn rank_of(pid: i32) -> Option<usize> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environment.split(|byte| *byte == 0).filter_map(|pair| std::str::from_utf8(pair).ok());
+    let name =
+        |pair: &str| pair.strip_prefix("OMPI_COMM_WORLD_RANK=").or(pair.strip_prefix("PMI_RANK=")).map(str::to_owned);
+    // A process without memory is about to end.
+    let told = variables.find_map(name);
+    if environment.is_empty() { None } else { told.map_or(Some(0), |rank| rank.parse().ok()) }
+}
+
+/// Waits some seconds for processes to end; whether all did.
+pub fn all_gone(pids: &[i32]) -> bool {
+    let gone = || pids.iter().all(|pid| is_gone(*pid));
+    (0..1000).any(|_| {
+        gone() || {
+            thread::sleep(Duration::from_millis(10));
+            false
+        }
+    })
 }
 
 /// Whether a process has ended, reaped or not.

@@ -6,6 +6,7 @@ pub mod extents;
 pub mod fuse;
 pub mod hard_tree;
 pub mod hosts;
+pub mod interrupted;
 pub mod launch;
 pub mod listing;
 pub mod losses;

@@ -67,7 +67,7 @@ pub struct Mount {
     path: PathBuf,
     // The order matters: unmounted first, then the directory with the image is removed.
     _point: MountPoint,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Mount {
@@ -93,11 +93,26 @@ impl Mount {
                 mounted.map_err(|e| Missing::new(format!("mounting {name}: {e}")))?;
             }
         }
-        Ok(Mount { _point: MountPoint(path.clone()), path, _home: home })
+        Ok(Mount { _point: MountPoint(path.clone()), path, home })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// An ext4 becomes read-only at once, as after a broken disk, whoever has files open for writing.
+    pub fn turn_read_only(&self) -> Result<(), Missing> {
+        succeed(Command::new("mount").args(["-o", "remount,abort"]).arg(&self.path))
+    }
+
+    /// One that turned read-only is looked after, and is writable again.
+    pub fn turn_writable(&self) -> Result<(), Missing> {
+        let image = self.home.path().join("image");
+        assert!(unmount(&self.path), "somebody still uses {}", self.path.display());
+        // 1: errors were there, and are corrected.
+        let checked = Command::new("e2fsck").args(["-f", "-y"]).arg(&image).output().unwrap();
+        assert!(checked.status.code().is_some_and(|code| code <= 1), "{}", String::from_utf8_lossy(&checked.stdout));
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.path))
     }
 }
 

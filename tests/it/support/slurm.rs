@@ -13,6 +13,7 @@ use nix::unistd::{User, geteuid, gethostname};
 use tempfile::TempDir;
 
 use super::skip::{self, Missing};
+use super::sys;
 use super::tree::temp;
 
 const UP_WITHIN: Duration = Duration::from_secs(30);
@@ -26,12 +27,17 @@ pub struct Slurm {
 
 impl Slurm {
     pub fn start() -> Result<Slurm, Missing> {
+        Slurm::start_with("")
+    }
+
+    /// With these lines more in its configuration.
+    pub fn start_with(more: &str) -> Result<Slurm, Missing> {
         ["slurmctld", "slurmd", "srun", "sbatch"].iter().try_for_each(|name| skip::program(name))?;
         let home = temp();
         for name in ["run", "state", "log", "spool.n1", "spool.n2", "tmp.n1", "tmp.n2"] {
             fs::create_dir(home.path().join(name)).unwrap();
         }
-        fs::write(home.path().join("slurm.conf"), configuration(home.path())).unwrap();
+        fs::write(home.path().join("slurm.conf"), configuration(home.path()) + more).unwrap();
         let mut slurm = Slurm { home, daemons: Vec::new() };
         slurm.daemon("slurmctld", &["-c"]);
         slurm.daemon("slurmd", &["-N", "n1"]);
@@ -52,6 +58,57 @@ impl Slurm {
         command.arg("-D").arg("-f").arg(self.conf()).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.daemons.push(command.spawn().unwrap());
+    }
+
+    /// Puts a job script into the queue, with these variables; the job's number.
+    ///
+    /// # Panics
+    /// Where Slurm doesn't take it.
+    pub fn submit(&self, words: &[&OsStr], variables: &[(&str, &OsStr)]) -> String {
+        let mut command = Command::new("sbatch");
+        command.arg("--parsable").args(words).env("SLURM_CONF", self.conf()).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// PENDING, RUNNING, COMPLETED...
+    pub fn state(&self, job: &str) -> String {
+        self.ask("squeue", ["-h", "-t", "all", "-o", "%T", "-j", job]).trim().to_owned()
+    }
+
+    /// A word of what `scontrol show job` tells: `Restarts`, `ExitCode`.
+    pub fn told(&self, job: &str, key: &str) -> String {
+        let all = self.ask("scontrol", ["show", "job", job]);
+        let mut words = all.split_whitespace().filter_map(|word| word.split_once('='));
+        words.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    }
+
+    /// The second node goes down, with all that runs there.
+    pub fn lose_second_node(&mut self) {
+        let daemon = self.daemons.last_mut().expect("the second node's");
+        daemon.kill().and_then(|()| daemon.wait()).unwrap();
+        self.ask("scontrol", ["update", "nodename=n2", "state=down", "reason=test"]);
+        self.ranks_on("n2").into_iter().for_each(sys::kill);
+    }
+
+    pub fn bring_back_second_node(&mut self) {
+        self.daemons.pop();
+        self.daemon("slurmd", &["-N", "n2"]);
+        self.ask("scontrol", ["update", "nodename=n2", "state=resume"]);
+    }
+
+    /// The copying processes that a node's daemon started.
+    fn ranks_on(&self, node: &str) -> Vec<i32> {
+        let ours = [format!("SLURM_CONF={}", self.conf().display()), format!("SLURMD_NODENAME={node}")];
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let is_rank = |pid: &i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let has = |pair: &String| environment.split(|byte| *byte == 0).any(|other| other == pair.as_bytes());
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "pcopy")
+                && ours.iter().all(has)
+        };
+        pids.filter(is_rank).collect()
     }
 
     /// What one of Slurm's commands prints; empty where it fails.
@@ -137,6 +194,8 @@ SchedulerType=sched/builtin
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=5
+JobRequeue=1
+SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 PropagateResourceLimits=NONE
 NodeName=n1 Port={n1} {node}
 NodeName=n2 Port={n2} {node}

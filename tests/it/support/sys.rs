@@ -104,3 +104,10 @@ pub fn kill(pid_or_group: i32) {
     // SAFETY: the call takes plain numbers; the caller passes processes that it started.
     unsafe { libc::kill(pid_or_group, libc::SIGKILL) };
 }
+
+/// A signal to one process. One that is gone is fine.
+pub fn signal(pid: i32, signal: i32) {
+    assert!(pid > 1, "one process, never init");
+    // SAFETY: the call takes plain numbers; the caller passes processes that it started.
+    unsafe { libc::kill(pid, signal) };
+}

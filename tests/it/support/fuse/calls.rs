@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenAccMode,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -19,6 +19,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::linkat;
 
 use super::passthrough::{Change, Passthrough};
+use super::trouble::Call;
 use crate::support::sys;
 
 /// Attributes and names are kept for a second, as dfuse has it.
@@ -51,6 +52,9 @@ fn sized(reply: ReplyXattr, room: u32, result: io::Result<Vec<u8>>) {
 
 impl Filesystem for Passthrough {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(errno) = self.trouble(Call::Lookup, name) {
+            return reply.error(errno);
+        }
         entry(reply, self.inodes.look_up(parent, name));
     }
 
@@ -59,6 +63,9 @@ impl Filesystem for Passthrough {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(errno) = self.trouble_with(Call::GetAttr, ino) {
+            return reply.error(errno);
+        }
         match self.inodes.attributes(ino) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(error) => reply.error(Errno::from(error)),
@@ -83,6 +90,9 @@ impl Filesystem for Passthrough {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if let Some(errno) = self.trouble_with(Call::SetAttr, ino) {
+            return reply.error(errno);
+        }
         match self.change(ino, &Change { mode, uid, gid, size, atime, mtime }) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(error) => reply.error(Errno::from(error)),
@@ -98,6 +108,9 @@ impl Filesystem for Passthrough {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        if let Some(errno) = self.trouble(Call::MakeOther, name) {
+            return reply.error(errno);
+        }
         if self.faults.refuse_mknod {
             return reply.error(Errno::ENOSYS);
         }
@@ -110,6 +123,9 @@ impl Filesystem for Passthrough {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        if let Some(errno) = self.trouble(Call::MakeDir, name) {
+            return reply.error(errno);
+        }
         let made = self
             .inodes
             .child(parent, name)
@@ -118,14 +134,23 @@ impl Filesystem for Passthrough {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if let Some(errno) = self.trouble(Call::Remove, name) {
+            return reply.error(errno);
+        }
         empty(reply, self.inodes.child(parent, name).and_then(fs::remove_file));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if let Some(errno) = self.trouble(Call::Remove, name) {
+            return reply.error(errno);
+        }
         empty(reply, self.inodes.child(parent, name).and_then(fs::remove_dir));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        if let Some(errno) = self.trouble(Call::MakeOther, name) {
+            return reply.error(errno);
+        }
         let made = self.inodes.child(parent, name).and_then(|path| symlink(target, path));
         entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
@@ -140,6 +165,9 @@ impl Filesystem for Passthrough {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        if let Some(errno) = self.trouble(Call::Rename, newname) {
+            return reply.error(errno);
+        }
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
@@ -149,6 +177,9 @@ impl Filesystem for Passthrough {
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        if let Some(errno) = self.trouble(Call::MakeOther, newname) {
+            return reply.error(errno);
+        }
         if self.faults.refuse_link {
             return reply.error(Errno::ENOSYS);
         }
@@ -160,6 +191,10 @@ impl Filesystem for Passthrough {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let call = if flags.acc_mode() == OpenAccMode::O_RDONLY { Call::Open } else { Call::OpenToWrite };
+        if let Some(errno) = self.trouble_with(call, ino) {
+            return reply.error(errno);
+        }
         match self.try_open(ino, flags) {
             Ok(handle) => reply.opened(handle, self.fopen_flags()),
             Err(error) => reply.error(Errno::from(error)),
@@ -176,6 +211,9 @@ impl Filesystem for Passthrough {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if let Some(errno) = self.trouble(Call::Create, name) {
+            return reply.error(errno);
+        }
         let made = self.refuse_direct(flags).and_then(|()| {
             let path = self.inodes.child(parent, name)?;
             let mut options = OpenOptions::new();
@@ -207,6 +245,9 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(errno) = self.trouble_at(Call::Read, fh) {
+            return reply.error(errno);
+        }
         match self.try_read(fh, offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(Errno::from(error)),
@@ -225,13 +266,19 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if let Some(errno) = self.trouble_writing(fh, data.len()) {
+            return reply.error(errno);
+        }
         match self.try_write(fh, offset, data) {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(Errno::from(error)),
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        if let Some(errno) = self.trouble_at(Call::Flush, fh) {
+            return reply.error(errno);
+        }
         reply.ok();
     }
 
@@ -250,10 +297,16 @@ impl Filesystem for Passthrough {
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if let Some(errno) = self.trouble_at(Call::Fsync, fh) {
+            return reply.error(errno);
+        }
         empty(reply, self.file(fh).and_then(|handle| handle.file.sync_data()));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if let Some(errno) = self.trouble_with(Call::OpenDir, ino) {
+            return reply.error(errno);
+        }
         match self.inodes.get(ino) {
             Ok(_) => {
                 let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
@@ -264,6 +317,9 @@ impl Filesystem for Passthrough {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
+            return reply.error(errno);
+        }
         let entries = match self.listing(ino, fh) {
             Ok(entries) => entries,
             Err(error) => return reply.error(Errno::from(error)),
@@ -292,6 +348,9 @@ impl Filesystem for Passthrough {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        if let Some(errno) = self.trouble_with(Call::SetXattr, ino) {
+            return reply.error(errno);
+        }
         let path = self.attributed(ino, Some(name));
         empty(reply, path.and_then(|path| sys::set_xattr_through(&path, name, value, flags)));
     }

@@ -3,12 +3,14 @@
 mod calls;
 mod inodes;
 mod passthrough;
+mod trouble;
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
@@ -16,6 +18,7 @@ use super::mounts::unmount;
 use super::skip::{self, Missing};
 use super::tree::temp;
 use passthrough::Passthrough;
+pub use trouble::{Call, Control, Trouble};
 
 /// A place in a file that fails: a read or write that covers it gets EIO.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct Faults {
     pub enospc_after: Option<u64>,
     /// Every read and write takes this long.
     pub delay_ms: u64,
+    /// Faults that come and go.
+    pub control: Control,
 }
 
 impl Faults {
@@ -62,6 +67,7 @@ pub struct FuseMount {
     path: PathBuf,
     backing: PathBuf,
     session: Option<BackgroundSession>,
+    faults: Faults,
     _home: TempDir,
 }
 
@@ -78,20 +84,8 @@ impl FuseMount {
         let (path, backing) = (home.path().join("mnt"), home.path().join("backing"));
         fs::create_dir(&path).unwrap();
         fs::create_dir(&backing).unwrap();
-        let passthrough = Passthrough::new(&backing, faults).unwrap();
-        let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::FSName("pcopy-it".to_owned()),
-            MountOption::DefaultPermissions,
-            MountOption::Dev,
-            MountOption::Suid,
-        ];
-        config.acl = SessionACL::All;
-        config.n_threads = Some(4);
-        let session = Session::new(passthrough, &path, &config);
-        let session = session.map_err(|e| Missing::new(format!("mounting FUSE: {e}")))?;
-        let session = Some(session.spawn().unwrap());
-        Ok(FuseMount { path, backing, session, _home: home })
+        let session = Some(serve(&path, &backing, &faults)?);
+        Ok(FuseMount { path, backing, session, faults, _home: home })
     }
 
     pub fn path(&self) -> &Path {
@@ -102,6 +96,53 @@ impl FuseMount {
     pub fn backing(&self) -> &Path {
         &self.backing
     }
+
+    /// The faults that come and go.
+    pub fn control(&self) -> &Control {
+        &self.faults.control
+    }
+
+    /// It goes away under those who use it, as when its server dies: whatever they ask for is ENOTCONN.
+    pub fn break_off(&self) {
+        let dir = temp();
+        mount(Some("fusectl"), dir.path(), Some("fusectl"), MsFlags::empty(), None::<&str>).unwrap();
+        let aborted = fs::write(dir.path().join(connection(&self.path)).join("abort"), "1");
+        assert!(unmount(dir.path()), "the switches of FUSE are still mounted");
+        aborted.unwrap();
+    }
+
+    /// Mounted anew at the same place over the same directory, after it broke off. Those who hold the old one keep it.
+    pub fn mount_again(&mut self) {
+        umount2(&self.path, MntFlags::MNT_DETACH).unwrap();
+        self.session.take().expect("mounted").join().unwrap();
+        self.session = Some(serve(&self.path, &self.backing, &self.faults).unwrap());
+    }
+}
+
+/// The number that the kernel has for the connection of a FUSE mount: its device's, asked without a call to it.
+fn connection(at: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // number, parent, device, root, mount point, ...
+    let lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    // The last is on top of others.
+    let device = lines.rev().find(|words| Path::new(words[4]) == at).map(|words| words[2].to_owned());
+    device.expect("it is mounted").split_once(':').unwrap().1.to_owned()
+}
+
+fn serve(path: &Path, backing: &Path, faults: &Faults) -> Result<BackgroundSession, Missing> {
+    let passthrough = Passthrough::new(backing, faults.clone()).unwrap();
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("pcopy-it".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::Dev,
+        MountOption::Suid,
+    ];
+    config.acl = SessionACL::All;
+    config.n_threads = Some(4);
+    let session = Session::new(passthrough, path, &config);
+    let session = session.map_err(|e| Missing::new(format!("mounting FUSE: {e}")))?;
+    Ok(session.spawn().unwrap())
 }
 
 impl Drop for FuseMount {
