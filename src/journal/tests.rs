@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sys::open_root;
-use crate::types::{Facts, Failure, Fate, Kind, Op, Outcome, Partial, Side, Temporary, Unkept};
+use crate::types::{Facts, Failure, Fate, Identity, Kind, Op, Outcome, Partial, Side, Temporary, Unkept};
 
 const HEADER: Header = Header { job_id: 0x0123_4567_89ab_cdef, generation: 2, rank: 3, ranks: 4 };
 
@@ -24,7 +24,8 @@ fn entry(n: u32) -> Item {
 fn range(n: u32) -> Item {
     let time = crate::types::Timestamp { sec: -1, nsec: 999_999_999 };
     let temporary = Temporary { generation: 2, attempt: 1 };
-    let partial = Partial { size: 1 << 40, mtime: time, temporary, range_len: 1 << 24 };
+    let identity = Identity { size: 1 << 40, mtime: time, ctime: time };
+    let partial = Partial { identity, temporary, range_len: 1 << 24 };
     Item::Range(RangeDone { path: path(n), partial, index: n.into(), value: Some([7; 32]) })
 }
 

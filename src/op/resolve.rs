@@ -19,7 +19,7 @@ use crate::policy::Policy;
 use crate::proto::{Source, StatePlace};
 use crate::scan::Choice;
 use crate::state::{self, JOB_NAME, JobFile, JobFileError, SourceName};
-use crate::sys::{Meta, Mounts, Place, open_root};
+use crate::sys::{Meta, Mounts, Place, mode_before, open_root};
 use crate::types::{Kind, RelPath};
 
 /// What the job will do.
@@ -151,6 +151,9 @@ fn place_again(destination: &Path, state: Option<&Path>, sources: &[SourceName])
     let ([SourceName { contents: false, .. }], Ok(root)) = (sources, fs::canonicalize(destination)) else {
         return Ok(None);
     };
+    if was_begun(&root) {
+        return Ok(Some(root));
+    }
     let dir = state.map_or_else(|| root.join(state::os_name(state::DIR_NAME)), Path::to_path_buf);
     let job = match open_root(&dir).map(|dir| JobFile::read(&dir)) {
         Err(_) | Ok(Ok(None)) => return Ok(None),
@@ -160,6 +163,17 @@ fn place_again(destination: &Path, state: Option<&Path>, sources: &[SourceName])
     // a state directory in the copy may have moved with it
     let same_root = state.is_none() || job.root == shown(&root);
     Ok((same_root && job.sources == sources).then_some(root))
+}
+
+/// Whether a directory was made to be a copy's root by a run that was killed before it could write its job down.
+fn was_begun(root: &Path) -> bool {
+    let unfinished = Meta::of_path(root, false).is_ok_and(|meta| mode_before(&meta).is_none());
+    let is_own = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(state::DIR_NAME))
+    };
+    unfinished
+        && fs::read_dir(root).is_ok_and(|mut entries| entries.all(is_own))
+        && !root.join(state::os_name(state::DIR_NAME)).join(JOB_NAME).exists()
 }
 
 /// What is wrong with a job file, and what to do.

@@ -287,12 +287,7 @@ pub struct LargeFile {
 impl LargeFile {
     /// What its ranges belong to.
     pub fn partial(&self) -> Partial {
-        Partial {
-            size: self.identity.size,
-            mtime: self.identity.mtime,
-            temporary: self.temporary,
-            range_len: self.range_len,
-        }
+        Partial { identity: self.identity, temporary: self.temporary, range_len: self.range_len }
     }
 }
 

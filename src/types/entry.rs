@@ -55,10 +55,8 @@ pub struct Temporary {
 /// What ranges of a large file belong to: only those that agree in all of it are of one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partial {
-    /// Of the source, in bytes.
-    pub size: u64,
-    /// Of the source.
-    pub mtime: Timestamp,
+    /// Of the source. Its ctime too: ranges of two versions in one file would be a file that never was.
+    pub identity: Identity,
     pub temporary: Temporary,
     /// Bytes of one range.
     pub range_len: u64,

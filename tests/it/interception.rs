@@ -16,20 +16,20 @@ use crate::support::skip::{self, need};
 use crate::support::tree::{self, KIB, MIB, noise_file, temp};
 
 /// The compiled shim and the directory that its counters go to.
-struct Shim {
+pub struct Shim {
     home: TempDir,
     library: PathBuf,
 }
 
 impl Shim {
-    fn build() -> Shim {
+    pub fn build() -> Shim {
         let home = temp();
         let library = preload::compile("shim.c", home.path());
         fs::create_dir(home.path().join("counters")).unwrap();
         Shim { home, library }
     }
 
-    fn variables(&self, src: &Path, dst: &Path) -> [(&'static str, PathBuf); 4] {
+    pub fn variables(&self, src: &Path, dst: &Path) -> [(&'static str, PathBuf); 4] {
         // The shim sees paths as the kernel has them.
         let parent = dst.parent().unwrap().canonicalize().unwrap();
         [
@@ -41,7 +41,7 @@ impl Shim {
     }
 
     /// The sums over all processes, and how many there were.
-    fn counted(&self) -> (BTreeMap<String, u64>, usize) {
+    pub fn counted(&self) -> (BTreeMap<String, u64>, usize) {
         let mut sums = BTreeMap::new();
         let mut processes = 0;
         for file in fs::read_dir(self.home.path().join("counters")).unwrap() {

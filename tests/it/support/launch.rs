@@ -258,7 +258,7 @@ impl Running {
 
     /// The processes of the ranks, the launcher's own left out.
     pub fn rank_pids(&self) -> Vec<i32> {
-        let first = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
+        let first = self.launcher_pid();
         let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let family = descendants(first).into_iter();
         family.filter(|pid| name(pid).trim() == "pcopy").collect()
@@ -382,6 +382,17 @@ pub fn all_gone(pids: &[i32]) -> bool {
 pub fn is_gone(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// The processes that have this path in their command line: launcher, its helpers and ranks, whoever their parents are.
+pub fn processes_naming(path: &Path) -> Vec<i32> {
+    let path = path.as_os_str().as_encoded_bytes();
+    let names_it = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.windows(path.len()).any(|window| window == path) && !is_gone(*pid)
+    };
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(names_it).collect()
 }
 
 fn where_it_stands(pid: i32) -> String {

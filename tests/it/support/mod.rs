@@ -1,12 +1,15 @@
 //! What the tests stand on: launching the program, looking at trees, real file systems.
 //! Nothing here shares code with the product.
 
+pub mod chance;
 pub mod copy;
+pub mod crash;
 pub mod extents;
 pub mod fuse;
 pub mod hard_tree;
 pub mod hosts;
 pub mod interrupted;
+pub mod journal;
 pub mod launch;
 pub mod listing;
 pub mod losses;
@@ -15,9 +18,11 @@ pub mod mounts;
 pub mod oracle;
 pub mod parallel;
 pub mod preload;
+pub mod resumed;
 pub mod rsync;
 pub mod skip;
 pub mod slurm;
 pub mod sys;
 pub mod told;
 pub mod tree;
+pub mod whole;

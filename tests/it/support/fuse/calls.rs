@@ -117,7 +117,7 @@ impl Filesystem for Passthrough {
         let (kind, perm) = (mode & libc::S_IFMT, mode & !libc::S_IFMT & !umask);
         let made = self.inodes.child(parent, name).and_then(|path| {
             let (kind, perm) = (SFlag::from_bits_truncate(kind), Mode::from_bits_truncate(perm));
-            Ok(mknod(&path, kind, perm, u64::from(rdev))?)
+            self.renaming(Some(&path), || Ok(mknod(&path, kind, perm, u64::from(rdev))?))
         });
         entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
@@ -126,10 +126,9 @@ impl Filesystem for Passthrough {
         if let Some(errno) = self.trouble(Call::MakeDir, name) {
             return reply.error(errno);
         }
-        let made = self
-            .inodes
-            .child(parent, name)
-            .and_then(|path| fs::DirBuilder::new().mode(mode & !umask & 0o7777).create(path));
+        let made = self.inodes.child(parent, name).and_then(|path| {
+            self.renaming(Some(&path), || fs::DirBuilder::new().mode(mode & !umask & 0o7777).create(&path))
+        });
         entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
@@ -137,21 +136,24 @@ impl Filesystem for Passthrough {
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
-        empty(reply, self.inodes.child(parent, name).and_then(fs::remove_file));
+        let path = self.inodes.child(parent, name);
+        empty(reply, path.and_then(|path| self.renaming(None, || fs::remove_file(path))));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
-        empty(reply, self.inodes.child(parent, name).and_then(fs::remove_dir));
+        let path = self.inodes.child(parent, name);
+        empty(reply, path.and_then(|path| self.renaming(None, || fs::remove_dir(path))));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         if let Some(errno) = self.trouble(Call::MakeOther, name) {
             return reply.error(errno);
         }
-        let made = self.inodes.child(parent, name).and_then(|path| symlink(target, path));
+        let path = self.inodes.child(parent, name);
+        let made = path.and_then(|path| self.renaming(Some(&path), || symlink(target, &path)));
         entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
@@ -173,7 +175,7 @@ impl Filesystem for Passthrough {
         }
         let to = self.inodes.child(newparent, newname);
         let from = self.inodes.child(parent, name);
-        empty(reply, from.and_then(|from| fs::rename(from, to?)));
+        empty(reply, from.and_then(|from| self.renaming(None, || fs::rename(from, to?))));
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -185,7 +187,7 @@ impl Filesystem for Passthrough {
         }
         let made = self.inodes.child(newparent, newname).and_then(|to| {
             let from = self.inodes.get(ino)?.path();
-            Ok(linkat(AT_FDCWD, &from, AT_FDCWD, &to, AtFlags::AT_SYMLINK_FOLLOW)?)
+            self.renaming(None, || Ok(linkat(AT_FDCWD, &from, AT_FDCWD, &to, AtFlags::AT_SYMLINK_FOLLOW)?))
         });
         entry(reply, made.and_then(|()| self.inodes.look_up(newparent, newname)));
     }
@@ -223,8 +225,12 @@ impl Filesystem for Passthrough {
             } else {
                 options.create(true).truncate(flags & libc::O_TRUNC != 0);
             }
-            let file = options.open(path)?;
-            Ok((self.adopt(req, parent, name)?, self.handle(file, name)))
+            let file = self.renaming(Some(&path), || options.open(&path))?;
+            let attr = self.adopt(req, parent, name)?;
+            if flags & libc::O_TRUNC != 0 {
+                self.noted(|ledger| ledger.map(|ledger| ledger.resized(attr.ino.0, 0)));
+            }
+            Ok((attr, self.handle(file, name)))
         });
         match made {
             Ok((attr, handle)) => {
@@ -257,7 +263,7 @@ impl Filesystem for Passthrough {
     fn write(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -269,7 +275,7 @@ impl Filesystem for Passthrough {
         if let Some(errno) = self.trouble_writing(fh, data.len()) {
             return reply.error(errno);
         }
-        match self.try_write(fh, offset, data) {
+        match self.try_write(ino, fh, offset, data) {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(Errno::from(error)),
         }
@@ -296,11 +302,15 @@ impl Filesystem for Passthrough {
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         if let Some(errno) = self.trouble_at(Call::Fsync, fh) {
             return reply.error(errno);
         }
-        empty(reply, self.file(fh).and_then(|handle| handle.file.sync_data()));
+        empty(reply, self.sync(ino, fh, datasync));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        empty(reply, self.sync_dir(ino));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -1,6 +1,7 @@
 //! A FUSE passthrough served from the test process: it refuses what dfuse refuses, and has faults.
 
 mod calls;
+mod durable;
 mod inodes;
 mod passthrough;
 mod trouble;
@@ -8,6 +9,7 @@ mod trouble;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,6 +19,7 @@ use tempfile::TempDir;
 use super::mounts::unmount;
 use super::skip::{self, Missing};
 use super::tree::temp;
+use durable::Ledger;
 use passthrough::Passthrough;
 pub use trouble::{Call, Control, Trouble};
 
@@ -53,6 +56,8 @@ pub struct Faults {
     pub delay_ms: u64,
     /// Faults that come and go.
     pub control: Control,
+    /// What is not made durable is lost in [`FuseMount::cut_power`]; see `durable.rs`.
+    pub forgets_at_power_cut: bool,
 }
 
 impl Faults {
@@ -62,13 +67,17 @@ impl Faults {
     }
 }
 
+/// What is durable, shared by the mount and the threads that serve it.
+type Durable = Arc<Mutex<Option<Ledger>>>;
+
 /// A mounted passthrough: `path` shows `backing`. Dropped, it is unmounted and its threads end.
 pub struct FuseMount {
     path: PathBuf,
     backing: PathBuf,
-    session: Option<BackgroundSession>,
     faults: Faults,
-    _home: TempDir,
+    durable: Durable,
+    session: Option<BackgroundSession>,
+    home: TempDir,
 }
 
 impl FuseMount {
@@ -84,8 +93,31 @@ impl FuseMount {
         let (path, backing) = (home.path().join("mnt"), home.path().join("backing"));
         fs::create_dir(&path).unwrap();
         fs::create_dir(&backing).unwrap();
-        let session = Some(serve(&path, &backing, &faults)?);
-        Ok(FuseMount { path, backing, session, faults, _home: home })
+        let mut mount = FuseMount { path, backing, faults, durable: Durable::default(), session: None, home };
+        mount.serve()?;
+        Ok(mount)
+    }
+
+    fn serve(&mut self) -> Result<(), Missing> {
+        if self.faults.forgets_at_power_cut {
+            let shadows = self.home.path().join("shadows");
+            fs::create_dir(&shadows).unwrap();
+            *self.durable.lock().unwrap() = Some(Ledger::new(&self.backing, &shadows).unwrap());
+        }
+        let passthrough = Passthrough::new(&self.backing, self.faults.clone(), self.durable.clone()).unwrap();
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName("pcopy-it".to_owned()),
+            MountOption::DefaultPermissions,
+            MountOption::Dev,
+            MountOption::Suid,
+        ];
+        config.acl = SessionACL::All;
+        config.n_threads = Some(4);
+        let session = Session::new(passthrough, &self.path, &config);
+        let session = session.map_err(|e| Missing::new(format!("mounting FUSE: {e}")))?;
+        self.session = Some(session.spawn().unwrap());
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -115,7 +147,37 @@ impl FuseMount {
     pub fn mount_again(&mut self) {
         umount2(&self.path, MntFlags::MNT_DETACH).unwrap();
         self.session.take().expect("mounted").join().unwrap();
-        self.session = Some(serve(&self.path, &self.backing, &self.faults).unwrap());
+        self.serve().unwrap();
+    }
+
+    /// Ends the mount; `path` is then a plain directory with what was durable at this moment. Who used the mount must have
+    /// been killed.
+    pub fn cut_power(&mut self) {
+        let ledger = self.durable.lock().unwrap().take();
+        let ledger = ledger.expect("a mount that forgets at a power cut, and whose power is on");
+        assert!(self.end(), "somebody still uses the mount");
+        fs::remove_dir(&self.path).unwrap();
+        ledger.into_tree(&self.path).unwrap();
+        fs::remove_dir_all(&self.backing).unwrap();
+        fs::remove_dir_all(self.home.path().join("shadows")).unwrap();
+    }
+
+    /// Mounts it again after a power cut; what `path` has is durable.
+    pub fn restore_power(&mut self) -> Result<(), Missing> {
+        fs::rename(&self.path, &self.backing).unwrap();
+        fs::create_dir(&self.path).unwrap();
+        self.serve()
+    }
+
+    /// Whether it is unmounted for good.
+    fn end(&mut self) -> bool {
+        let Some(session) = self.session.take() else { return true };
+        let gone = unmount(&self.path);
+        // The threads of one that is still busy serve on, or whoever holds it would hang.
+        if gone && let Err(error) = session.join() {
+            eprintln!("the FUSE session ended with {error}");
+        }
+        gone
     }
 }
 
@@ -129,29 +191,8 @@ fn connection(at: &Path) -> String {
     device.expect("it is mounted").split_once(':').unwrap().1.to_owned()
 }
 
-fn serve(path: &Path, backing: &Path, faults: &Faults) -> Result<BackgroundSession, Missing> {
-    let passthrough = Passthrough::new(backing, faults.clone()).unwrap();
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("pcopy-it".to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::Dev,
-        MountOption::Suid,
-    ];
-    config.acl = SessionACL::All;
-    config.n_threads = Some(4);
-    let session = Session::new(passthrough, path, &config);
-    let session = session.map_err(|e| Missing::new(format!("mounting FUSE: {e}")))?;
-    Ok(session.spawn().unwrap())
-}
-
 impl Drop for FuseMount {
     fn drop(&mut self) {
-        let gone = unmount(&self.path);
-        let session = self.session.take().expect("taken here only");
-        // The threads of one that is still busy serve on, or whoever holds it would hang.
-        if gone && let Err(error) = session.join() {
-            eprintln!("the FUSE session ended with {error}");
-        }
+        self.end();
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,9 @@ use fuser::{FileAttr, FileHandle, FileType, FopenFlags, INodeNo, OpenAccMode, Op
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, Whence, fchownat, lseek};
 
+use super::durable::Ledger;
 use super::inodes::{Inodes, timespec};
-use super::{BadByte, Faults};
+use super::{BadByte, Durable, Faults};
 use crate::support::sys;
 
 impl BadByte {
@@ -42,6 +43,7 @@ pub struct Passthrough {
     pub next_handle: AtomicU64,
     pub written_bytes: AtomicU64,
     pub root: PathBuf,
+    durable: Durable,
 }
 
 fn not_supported(code: i32) -> io::Error {
@@ -49,7 +51,7 @@ fn not_supported(code: i32) -> io::Error {
 }
 
 impl Passthrough {
-    pub fn new(backing: &Path, faults: Faults) -> io::Result<Passthrough> {
+    pub fn new(backing: &Path, faults: Faults, durable: Durable) -> io::Result<Passthrough> {
         Ok(Passthrough {
             inodes: Inodes::new(backing)?,
             faults,
@@ -58,7 +60,47 @@ impl Passthrough {
             next_handle: AtomicU64::new(1),
             written_bytes: AtomicU64::new(0),
             root: backing.to_path_buf(),
+            durable,
         })
+    }
+
+    /// Hands on the ledger where there is one. Meanwhile no name is made or removed, and nothing becomes durable.
+    pub fn noted<T>(&self, act: impl FnOnce(Option<&mut Ledger>) -> T) -> T {
+        if !self.faults.forgets_at_power_cut {
+            return act(None);
+        }
+        act(self.durable.lock().unwrap().as_mut())
+    }
+
+    /// Does what changes names in a directory; `made` is a name that it makes.
+    pub fn renaming<T>(&self, made: Option<&Path>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.noted(|ledger| {
+            let done = act()?;
+            match (ledger, made) {
+                (Some(ledger), Some(path)) => ledger.made(path).map(|()| done),
+                _ => Ok(done),
+            }
+        })
+    }
+
+    pub fn sync(&self, ino: INodeNo, fh: FileHandle, datasync: bool) -> io::Result<()> {
+        let handle = self.file(fh)?;
+        self.noted(|ledger| match ledger {
+            Some(ledger) => ledger.synced(ino.0, !datasync),
+            None => handle.file.sync_data(),
+        })
+    }
+
+    /// `ENOSYS` where a directory needs no sync: the kernel then asks no more.
+    pub fn sync_dir(&self, ino: INodeNo) -> io::Result<()> {
+        self.noted(|ledger| {
+            ledger.map_or_else(|| Err(not_supported(libc::ENOSYS)), |ledger| ledger.names_synced(self.number(ino)?))
+        })
+    }
+
+    /// The number of an inode behind the mount, where the root has another one.
+    fn number(&self, ino: INodeNo) -> io::Result<u64> {
+        Ok(self.inodes.get(ino)?.file.metadata()?.ino())
     }
 
     pub fn file(&self, fh: FileHandle) -> io::Result<Arc<Handle>> {
@@ -92,6 +134,9 @@ impl Passthrough {
         let truncates = flags.0 & libc::O_TRUNC != 0;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(writes).truncate(truncates).open(inode.path())?;
+        if truncates {
+            self.noted(|ledger| ledger.map(|ledger| ledger.resized(ino.0, 0)));
+        }
         Ok(self.handle(file, &inode.name))
     }
 
@@ -125,7 +170,7 @@ impl Passthrough {
         Ok(bytes)
     }
 
-    pub fn try_write(&self, fh: FileHandle, offset: u64, data: &[u8]) -> io::Result<u32> {
+    pub fn try_write(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8]) -> io::Result<u32> {
         thread::sleep(Duration::from_millis(self.faults.delay_ms));
         let handle = self.file(fh)?;
         let most = self.faults.short_write.map_or(usize::MAX, |n| usize::try_from(n).unwrap());
@@ -139,6 +184,8 @@ impl Passthrough {
             return Err(not_supported(libc::ENOSPC));
         }
         handle.file.write_all_at(data, offset)?;
+        // Noted when it is there: what is synced meanwhile need not have it.
+        self.noted(|ledger| ledger.map(|ledger| ledger.wrote(ino.0, offset, len)));
         Ok(u32::try_from(data.len()).unwrap())
     }
 
@@ -179,6 +226,7 @@ impl Passthrough {
         }
         if let Some(size) = change.size {
             OpenOptions::new().write(true).open(inode.path())?.set_len(size)?;
+            self.noted(|ledger| ledger.map(|ledger| ledger.resized(ino.0, size)));
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let times = [change.atime, change.mtime].map(|time| self.rounded(timespec(time)));
