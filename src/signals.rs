@@ -37,7 +37,7 @@ impl Signals {
     }
 
     /// The next signal that has come since it was asked for.
-    pub fn next(&mut self) -> Option<Signal> {
+    pub fn take(&mut self) -> Option<Signal> {
         self.0.iter().find(|(_, raised)| raised.swap(false, Ordering::Relaxed)).map(|(signal, _)| *signal)
     }
 }
@@ -49,9 +49,9 @@ mod tests {
     #[test]
     fn each_signal_is_told_once() {
         let mut signals = Signals::catch().expect("caught");
-        assert_eq!(signals.next(), None);
+        assert_eq!(signals.take(), None);
         signal_hook::low_level::raise(SIGUSR2).expect("raised");
         signal_hook::low_level::raise(SIGUSR2).expect("raised");
-        assert_eq!((signals.next(), signals.next()), (Some(Signal::Progress), None));
+        assert_eq!((signals.take(), signals.take()), (Some(Signal::Progress), None));
     }
 }

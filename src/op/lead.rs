@@ -120,7 +120,7 @@ pub struct Lead<'a> {
 /// A message to rank 0 as such.
 pub enum Incoming {
     Hello(Hello),
-    Report(crate::proto::Report),
+    Report(Box<crate::proto::Report>),
     Checkpoint(Checkpoint),
     Stopped(Result<(), String>),
     Records(Records, bool),
@@ -153,7 +153,7 @@ impl<'a> Lead<'a> {
 
     /// Looks whether this process was signalled, and at the clock.
     fn look_around(&mut self) {
-        while let Some(signal) = self.signals.next() {
+        while let Some(signal) = self.signals.take() {
             self.take_signal(signal);
         }
         if self.deadline.is_some_and(|deadline| self.display.elapsed() >= deadline) {

@@ -43,7 +43,7 @@ pub enum Message {
     /// Rank 0 to a rank: do this, one task after the other, on one thread.
     Work { id: u64, tasks: Vec<Task> },
     /// A rank to rank 0: this is done.
-    Report(Report),
+    Report(Box<Report>),
     /// A step of a checkpoint.
     Checkpoint(Checkpoint),
     /// A rank to rank 0: its process was signalled.

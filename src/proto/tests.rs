@@ -209,7 +209,7 @@ fn message() -> impl Strategy<Value = Message> {
         )
             .prop_map(|(id, results, bytes_moved, ended, mut failures)| {
                 let halting = failures.pop();
-                Message::Report(Report {
+                Message::Report(Box::new(Report {
                     id,
                     results,
                     bytes_moved,
@@ -218,7 +218,7 @@ fn message() -> impl Strategy<Value = Message> {
                     not_durable: failures.first().map(|(_, failure)| failure.clone()),
                     halting,
                     failures,
-                })
+                }))
             }),
         Just(Message::Stop),
         Just(Message::Halt),

@@ -16,7 +16,7 @@ enum Order {
     /// Make what this node has written durable.
     Sync(u64),
     /// Append this group to the journal.
-    Commit(u64, Batch),
+    Commit(u64, Box<Batch>),
 }
 
 /// The thread, and its journal.
@@ -43,7 +43,7 @@ impl Keeper {
     }
 
     pub(super) fn commit(&self, seq: u64, items: Batch) {
-        let _ = self.orders.send(Order::Commit(seq, items));
+        let _ = self.orders.send(Order::Commit(seq, Box::new(items)));
     }
 
     /// Ends it, after what it was told before; `None` when it has panicked.
@@ -58,7 +58,7 @@ fn keep(node: &Node, mut journal: Journal, orders: &Receiver<Order>, events: &Se
         let event = match order {
             Order::Sync(seq) => Event::Synced(seq, node.sync().map_err(|err| Trouble::from(&err.into()))),
             Order::Commit(seq, items) => {
-                Event::Committed(seq, journal.commit(items).map_err(|err| Trouble::from(&err)))
+                Event::Committed(seq, journal.commit(*items).map_err(|err| Trouble::from(&err)))
             }
         };
         if events.send(event).is_err() {

@@ -49,7 +49,7 @@ pub struct Worker {
 
 /// What this rank's other threads tell the one that speaks MPI.
 pub enum Event {
-    Report(Report),
+    Report(Box<Report>),
     Synced(u64, Result<(), Trouble>),
     Committed(u64, Result<(), Trouble>),
 }
@@ -113,7 +113,7 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
         if let Some(worker) = &mut worker {
             idle &= !worker.send_events(comm);
         }
-        while let Some(signal) = signals.next() {
+        while let Some(signal) = signals.take() {
             comm.send(0, &Message::Signalled(signal));
         }
         if !idle {
@@ -163,7 +163,7 @@ impl Worker {
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
-                    if events.send(Event::Report(mover.run(id, tasks))).is_err() {
+                    if events.send(Event::Report(Box::new(mover.run(id, tasks)))).is_err() {
                         return;
                     }
                 }
