@@ -15,9 +15,9 @@ use super::resolve::Plan;
 use crate::cli::Config;
 use crate::journal::{BaseWriter, Header, remove_journals};
 use crate::manifest::Place;
-use crate::proto::{Job, StatePlace};
+use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
-use crate::state::{self, JobFile, Lock, marker_name, previous_name};
+use crate::state::{self, JobFile, Lock, marker_name, previous_name, remove_temporaries};
 use crate::sys::{
     Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls, sync_dir,
 };
@@ -299,8 +299,15 @@ impl Prepared {
     ///
     /// # Errors
     /// What failed, and why.
-    pub(super) fn complete(self, has_base: bool) -> Result<(), Trouble> {
+    pub(super) fn complete(self, job: &Job, has_base: bool) -> Result<(), Trouble> {
         let Some(state) = self.state else { return Ok(()) };
+        // where the root is no entry of the copy nobody else looks at what earlier runs have left in it
+        let is_entry = |source: &Source| source.single.is_none() && source.target.is_root();
+        if let Some(root) = self.root.as_ref().filter(|_| job.generation > 1 || !job.abandoned.is_empty())
+            && !job.sources.iter().any(is_entry)
+        {
+            remove_temporaries(root.as_fd(), job).map_err(|err| ("temporary files in the copy".into(), err.into()))?;
+        }
         let mut job = state.job;
         job.complete = true;
         job.abandoned.clear();

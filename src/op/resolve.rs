@@ -172,8 +172,8 @@ fn was_begun(root: &Path) -> bool {
         entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(state::DIR_NAME))
     };
     unfinished
-        && fs::read_dir(root).is_ok_and(|mut entries| entries.all(is_own))
         && !root.join(state::os_name(state::DIR_NAME)).join(JOB_NAME).exists()
+        && fs::read_dir(root).is_ok_and(|mut entries| entries.all(is_own))
 }
 
 /// What is wrong with a job file, and what to do.

@@ -17,7 +17,8 @@ pub use lock::{Lock, LockError};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
-use crate::sys::{Errno, Meta, Reading, open_dir_at, open_root};
+use crate::proto::Job;
+use crate::sys::{Errno, Meta, Reading, list, open_dir_at, open_root, remove_file};
 
 /// Its name; a source's own one, from an earlier copy, is not copied.
 pub const DIR_NAME: &[u8] = b".pcopy";
@@ -37,9 +38,23 @@ pub fn temporary_name(job_id: u64, hash: &[u8; 32]) -> Vec<u8> {
 }
 
 /// Whether a name is that of a temporary file, or of the marker, of this job.
-pub fn is_temporary(name: &[u8], job_id: u64) -> bool {
+fn is_temporary(name: &[u8], job_id: u64) -> bool {
     let rest = name.strip_prefix(format!(".pcopy-{job_id:016x}").as_bytes());
     rest.is_some_and(|rest| rest == b".here" || (rest.len() == 21 && rest.starts_with(b"-") && rest.ends_with(b".tmp")))
+}
+
+/// Removes from a directory what earlier runs of a job, and the jobs that it took the place of, have left.
+///
+/// # Errors
+/// Those of open(2), readdir(3) and unlinkat(2).
+pub fn remove_temporaries(dir: BorrowedFd<'_>, job: &Job) -> Result<(), Errno> {
+    let mut left = Vec::new();
+    list(open_dir_at(dir, b".", Reading::default())?, |entry| {
+        if is_temporary(entry.name, job.id) || job.abandoned.iter().any(|id| is_temporary(entry.name, *id)) {
+            left.push(entry.name.to_vec());
+        }
+    })?;
+    left.iter().try_for_each(|name| remove_file(dir, name))
 }
 
 /// The name under which an older manifest is kept.

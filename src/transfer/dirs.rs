@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{At, DEST, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, TaskResult};
-use crate::state::is_temporary;
-use crate::sys::{Errno, Handle, Meta, Reading, list, open_dir_at, remove_file};
+use crate::state::remove_temporaries;
+use crate::sys::{Errno, Handle, Meta};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
 
 impl Mover {
@@ -66,13 +66,6 @@ impl Mover {
         if targets.clone().count() > targets.collect::<HashSet<_>>().len() {
             return Ok(());
         }
-        let mut left = Vec::new();
-        list(open_dir_at(dir, b".", Reading::default())?, |entry| {
-            let of_job = |id: u64| is_temporary(entry.name, id);
-            if of_job(self.job.id) || self.job.abandoned.iter().any(|id| of_job(*id)) {
-                left.push(entry.name.to_vec());
-            }
-        })?;
-        left.iter().try_for_each(|name| remove_file(dir, name))
+        remove_temporaries(dir, &self.job)
     }
 }

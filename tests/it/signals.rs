@@ -289,13 +289,12 @@ fn long_scene(job: Job) -> Result<Scene, Missing> {
 fn a_time_limit_stops_the_copy_its_grace_before_and_the_same_command_goes_on() {
     for (ranks, options) in [(1, &["--time-limit", "4s"][..]), (3, &["--time-limit", "6s", "--grace", "3s"])] {
         let scene = need!(long_scene(job(ranks).options(options)));
-        let started = Instant::now();
         let outcome = scene.task.run();
-        let took = started.elapsed();
-        eprintln!("np {ranks}, {options:?}: ended after {} ms", took.as_millis());
         let told = scene.task.assert_stopped(&outcome, &["time limit"]);
-        // The launcher takes its own time before and after.
-        assert!((2..8).contains(&took.as_secs()), "{took:?} with {options:?}: {told}");
+        // The launcher's own time before and after is not counted.
+        let took = told["seconds"].as_f64().unwrap();
+        eprintln!("np {ranks}, {options:?}: ended after {took} s");
+        assert!((2.5..7.0).contains(&took), "with {options:?}: {told}");
         scene.fuse.control().lift();
         let told = scene.task.assert_completes();
         assert_eq!(told["runs"], 2, "{told}");
@@ -311,7 +310,7 @@ fn the_end_of_a_slurm_job_is_a_time_limit_too() {
     let outcome = scene.task.run();
     scene.task.assert_stopped(&outcome, &["time limit"]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    assert!(now <= end + 1, "{} s after the job's end: {}", now - end, outcome.told());
+    assert!(now <= end + 10, "{} s after the job's end: {}", now - end, outcome.told());
     scene.fuse.control().lift();
     // Not in that job: its end has passed.
     let again = Task { job: job(2), ..scene.task };
