@@ -320,7 +320,9 @@ impl Coordinator {
     fn add_large(&mut self, file: &LargeFile, member: Member) {
         let unfinished = self.partials.get(&file.path).filter(|there| file.found && there.partial == file.partial());
         let done = unfinished.map_or(&[][..], |there| &there.done);
-        self.large.add(file.clone(), member, done);
+        // the next attempt must make another temporary file than this one
+        let attempt = member.attempt.max(if file.found { 0 } else { file.temporary.attempt });
+        self.large.add(file.clone(), Member { attempt, ..member }, done);
     }
 
     fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) {
@@ -345,7 +347,8 @@ impl Coordinator {
             id: member.group,
             attempt: member.attempt,
             unlinkable: member.unlinkable,
-            partial: self.partials.get(&member.path).map(|there| there.partial),
+            // what was abandoned once is not gone on with
+            partial: self.partials.get(&member.path).filter(|_| member.attempt == 0).map(|there| there.partial),
         };
         self.urgent.push_back((task, Purpose::Owner(member)));
     }
@@ -457,11 +460,17 @@ impl Coordinator {
         let share = self.ranks.share_of(self.queued_names).min(MAX_BATCH_NAMES);
         let (mut count, mut len, mut paths_len) = (0, 0, 0);
         while count < share && len < MAX_BATCH_LEN && paths_len < MAX_BATCH_PATHS_LEN {
-            if let Some((dir, entries)) = self.known.pop_front() {
+            if let Some((dir, mut entries)) = self.known.pop_front() {
                 let state = &self.dirs[&dir];
+                let path_len = state.path.as_bytes().len() + 32;
+                let most = (share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1));
+                if entries.len() > most {
+                    let rest = entries.split_off(most);
+                    self.known.push_front((dir, rest));
+                }
                 count += entries.len();
                 len += known_len(&entries);
-                paths_len += entries.len() * (state.path.as_bytes().len() + 32);
+                paths_len += entries.len() * path_len;
                 self.queued_names -= entries.len();
                 self.queued_len -= known_len(&entries);
                 purposes.push(Purpose::Entries { dir, source: state.source, count: entries.len() as u64 });
@@ -527,7 +536,8 @@ impl Dir {
 
 /// Bytes of memory and of a message, about.
 fn known_len(entries: &[Known]) -> usize {
-    entries.iter().map(|known| known.name.len() + 128).sum()
+    let target_len = |known: &Known| known.entry.as_ref()?.facts.target.as_ref().map(Vec::len);
+    entries.iter().map(|known| known.name.len() + target_len(known).unwrap_or(0) + 128).sum()
 }
 
 fn signed(count: u64) -> i64 {

@@ -54,6 +54,16 @@ pub enum LoadError {
     Io(String, io::Error),
 }
 
+impl LoadError {
+    /// What failed, and why.
+    pub fn into_parts(self) -> (String, io::Error) {
+        match self {
+            Self::Newer(name, trouble) => (name, io::Error::new(io::ErrorKind::InvalidData, trouble)),
+            Self::Io(name, err) => (name, err),
+        }
+    }
+}
+
 /// The entries that earlier runs have recorded.
 pub struct Base {
     file: Option<File>,

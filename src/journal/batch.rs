@@ -95,7 +95,8 @@ impl Batch {
     fn sort(&mut self) {
         let bytes = &self.bytes;
         let path = |slot: &Slot| &bytes[slot.path_start..slot.path_start + slot.path_len];
-        self.slots.sort_unstable_by(|a, b| path(a).cmp(path(b)));
+        // stable: of one path the later item is the newer one
+        self.slots.sort_by(|a, b| path(a).cmp(path(b)));
     }
 
     /// The items, sorted by path.

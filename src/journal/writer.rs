@@ -128,13 +128,13 @@ impl Place {
         if self.file.is_none() {
             let mut file = File::from(create_new(self.dir.as_fd(), &self.header.name(), 0o600)?);
             let header = self.header.encode();
-            if let Err(err) = file.write_all(&header) {
+            let synced = |file: &File| match self.durable {
+                true => sync_file(file.as_fd()).and_then(|()| sync_dir(self.dir.as_fd())).map_err(io::Error::from),
+                false => Ok(()),
+            };
+            if let Err(err) = file.write_all(&header).and_then(|()| synced(&file)) {
                 remove_file(self.dir.as_fd(), &self.header.name())?;
                 return Err(err);
-            }
-            if self.durable {
-                sync_file(file.as_fd())?;
-                sync_dir(self.dir.as_fd())?;
             }
             self.end = header.len() as u64;
             self.file = Some(file);

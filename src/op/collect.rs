@@ -7,9 +7,10 @@ use std::io;
 use super::lead::{Incoming, Lead, LeadError};
 use crate::journal::{Base, BaseWriter, Item, decode_all};
 use crate::manifest::{Header, Place, Writer};
+use crate::policy::Existing;
 use crate::proto::{Job, Message, Trouble};
 use crate::sys::act_as;
-use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Stats};
+use crate::types::{Failure, Fate, Kind, Op, Outcome, Record, RelPath, Side, Stats};
 
 /// Records of a rank that are left when it is asked for more.
 const ASK_BELOW: usize = 256;
@@ -55,7 +56,7 @@ pub(super) fn collect(
 ) -> Result<Collected, LeadError> {
     lead.phase = "all is copied and durable; writing the manifest";
     let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
-    let mut merge = Merge::new(lead, Box::new(of_base));
+    let mut merge = Merge::new(lead, job.policy.existing != Existing::Replace, Box::new(of_base));
     let collected = write(lead, &mut merge, job, outputs, ended);
     if collected.is_err() {
         // what ranks were asked for has to arrive, or they would wait for ever
@@ -135,6 +136,16 @@ fn join(record: &mut Record, twin: Record) -> Option<Failure> {
     }
 }
 
+/// An entry of the base that a second source has too: of the two the first one was copied; where what is there is left the
+/// other one was left.
+fn twin_of(record: &Record, leaves: bool) -> Record {
+    let mut twin = record.clone();
+    if let (Outcome::Done(facts), true) = (&mut twin.outcome, leaves) {
+        facts.fate = Fate::KeptExisting;
+    }
+    twin
+}
+
 struct Merge<'a> {
     /// One a rank, and the last one of the base.
     streams: Vec<RankStream>,
@@ -142,17 +153,19 @@ struct Merge<'a> {
     order: BinaryHeap<Reverse<(RelPath, usize)>>,
     /// Ranks whose next record is not known yet.
     unknown: usize,
+    /// What is there already is left.
+    leaves: bool,
 }
 
 impl<'a> Merge<'a> {
-    fn new(lead: &mut Lead<'_>, base: Box<dyn Iterator<Item = io::Result<(Record, bool)>> + 'a>) -> Self {
+    fn new(lead: &mut Lead<'_>, leaves: bool, base: Box<dyn Iterator<Item = io::Result<(Record, bool)>> + 'a>) -> Self {
         let size = lead.comm.size();
         lead.send_to_all(&Message::WantRecords);
         let stream = |asked| RankStream { records: VecDeque::new(), asked, last: false };
         let mut streams: Vec<_> = (0..size).map(|_| stream(true)).collect();
         streams.push(stream(false));
         // that of the base is unknown too, until it is first asked for
-        Self { streams, base, order: BinaryHeap::new(), unknown: size }
+        Self { streams, base, order: BinaryHeap::new(), unknown: size, leaves }
     }
 
     /// Takes what ranks were asked for, and forgets it.
@@ -177,7 +190,7 @@ impl<'a> Merge<'a> {
             None => stream.last = true,
             Some((record, twice)) => {
                 if twice {
-                    stream.records.push_back(record.clone());
+                    stream.records.push_back(twin_of(&record, self.leaves));
                 }
                 stream.records.push_back(record);
                 self.advance(number);
@@ -212,6 +225,7 @@ impl<'a> Merge<'a> {
     }
 
     fn take(&mut self, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
+        self.streams[from].asked = false;
         let records = decode_all(frame).map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
         let records = records.into_iter().filter_map(|item| match item {
             Item::Entry(record) => Some(record),
@@ -221,7 +235,6 @@ impl<'a> Merge<'a> {
         let was_empty = stream.records.is_empty();
         stream.records.extend(records);
         stream.last = last;
-        stream.asked = false;
         if was_empty {
             self.unknown -= 1;
             self.advance(from);

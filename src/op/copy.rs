@@ -65,7 +65,19 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         }
     };
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    prepared.begin(&plan, &job).map_err(|(path, err)| LeadError::State(path, err))?;
+    if let Err((path, err)) = prepared.begin(&plan, &job) {
+        let err = LeadError::State(path, err);
+        let stop = err.stop();
+        if stop.is_none() {
+            return Err(err);
+        }
+        lead.display.print(&format!("pcopy: error: {err}"));
+        say_how_to_go_on(&lead.display, &plan, stop);
+        prepared.leave();
+        lead.send_to_all(&Message::Bye);
+        lead.comm.flush();
+        return Ok(ExitCode::Stopped);
+    }
     drop(acting);
     if config.verbose {
         say_choices(&lead.display, &plan, config, &hellos);
@@ -125,10 +137,9 @@ fn refuse(mut lead: Lead<'_>) -> ExitCode {
 /// When this run stops by itself, since its start: before its time limit, and before the end of the Slurm job.
 fn deadline(config: &Config, started: Clock, display: &mut Display) -> Option<Duration> {
     let job_end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| end.parse().ok());
-    let of_slurm = job_end.map(|end: u64| {
-        let now = u64::try_from(started.as_second()).unwrap_or(0);
-        Duration::from_secs(end.saturating_sub(now))
-    });
+    let now = u64::try_from(started.as_second()).unwrap_or(0);
+    // one that has passed is that of an earlier job, in whose environment this one was started
+    let of_slurm = job_end.filter(|end| *end > now).map(|end: u64| Duration::from_secs(end - now));
     let limit = [config.time_limit, of_slurm].into_iter().flatten().min()?;
     let grace = config.grace.unwrap_or_else(|| (limit / 10).min(Duration::from_secs(60)));
     if grace >= limit {
@@ -257,6 +268,7 @@ fn run(
     };
     let collected = match lead.stop {
         Some(_) => Err(LeadError::Halted),
+        None if !prepared.is_held() => return Err(LeadError::LockLost),
         None => {
             // three counts of the same entries: by the scan, by the ranks, in the manifest
             let ended = sums.entries();

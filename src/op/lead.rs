@@ -251,8 +251,9 @@ impl<'a> Lead<'a> {
                 halted = true;
                 coordinator.halt();
                 self.send_to_all(&Message::Halt);
-                // its threads find that nobody listens any more
-                scan = None;
+                if let Some(scan) = scan.take() {
+                    scan.join();
+                }
             }
             while let Some((from, incoming)) = self.poll()? {
                 self.take(coordinator, checkpoints, base, (from, incoming))?;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp as Clock;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -13,15 +14,16 @@ use super::recall::{Recalled, recall};
 use super::refusal::shown;
 use super::resolve::Plan;
 use crate::cli::Config;
-use crate::journal::{BaseWriter, Header, remove_journals};
+use crate::journal::{BaseWriter, Header, LoadError, remove_journals};
 use crate::manifest::Place;
 use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
 use crate::state::{self, JobFile, Lock, marker_name, previous_name, remove_temporaries};
 use crate::sys::{
-    Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls, sync_dir,
+    DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls,
+    sync_dir,
 };
-use crate::types::{Timestamp, escaped};
+use crate::types::{RelPath, Timestamp, escaped};
 
 /// What of the copy is held open on rank 0.
 pub(super) struct Prepared {
@@ -117,9 +119,9 @@ fn prepare_in(
     };
     job.coarse_times = marker.coarse_times;
     let state = dir.zip(recalled).map(|((dir, lock), recalled)| {
-        let Recalled { file, recorded, forgets, notes: more, .. } = recalled;
+        let Recalled { file, recorded, was_complete, forgets, notes: more, .. } = recalled;
         notes.extend(more);
-        let began = if file.runs == 0 { marker.ctime } else { file.began };
+        let began = if file.runs == 0 || was_complete { marker.ctime } else { file.began };
         let mut job = file;
         (job.runs, job.complete, job.began) = (job.runs + 1, false, began);
         State { dir, lock, job, recorded, forgets }
@@ -237,6 +239,11 @@ impl Prepared {
         self.state.as_ref().is_some_and(|state| state.lock.is_lost())
     }
 
+    /// The same, looked at now: this process may have been frozen.
+    pub(super) fn is_held(&self) -> bool {
+        self.state.as_ref().is_none_or(|state| state.lock.is_held())
+    }
+
     /// Takes back what was made.
     pub(super) fn undo(self, plan: &Plan, job: &Job) {
         let Some(root) = &self.root else { return };
@@ -273,7 +280,7 @@ impl Prepared {
         }
         let Some(state) = &self.state else { return Ok(()) };
         if state.forgets {
-            remove_journals(&state.dir, true).map_err(|err| (err.to_string(), std::io::ErrorKind::Other.into()))?;
+            remove_journals(&state.dir, true).map_err(LoadError::into_parts)?;
         }
         let named = |err| (shown(Path::new(state::JOB_NAME)), err);
         state.job.write(&state.dir).map_err(named)?;
@@ -301,19 +308,30 @@ impl Prepared {
     /// What failed, and why.
     pub(super) fn complete(self, job: &Job, has_base: bool) -> Result<(), Trouble> {
         let Some(state) = self.state else { return Ok(()) };
+        if !state.lock.is_held() {
+            return Err(("lock".into(), std::io::Error::other("another run has taken the copy over")));
+        }
         // where the root is no entry of the copy nobody else looks at what earlier runs have left in it
         let is_entry = |source: &Source| source.single.is_none() && source.target.is_root();
         if let Some(root) = self.root.as_ref().filter(|_| job.generation > 1 || !job.abandoned.is_empty())
-            && !job.sources.iter().any(is_entry)
+            && (job.sources.len() > 1 || !job.sources.iter().any(is_entry))
         {
             remove_temporaries(root.as_fd(), job).map_err(|err| ("temporary files in the copy".into(), err.into()))?;
+        }
+        // of files that are not in the source any more, in directories that may not be either
+        let mut dirs = DirCache::new(self.root.into_iter().map(Arc::new).collect(), 16);
+        for (dir, _) in state.recorded.partials.keys().filter_map(RelPath::split) {
+            if let Ok(dir) = dirs.open(0, &dir) {
+                remove_temporaries(dir.as_fd(), job)
+                    .map_err(|err| ("temporary files in the copy".into(), err.into()))?;
+            }
         }
         let mut job = state.job;
         job.complete = true;
         job.abandoned.clear();
         job.write(&state.dir).map_err(|err| (shown(Path::new(state::JOB_NAME)), err))?;
         if has_base {
-            remove_journals(&state.dir, false).map_err(|err| (err.to_string(), std::io::ErrorKind::Other.into()))?;
+            remove_journals(&state.dir, false).map_err(LoadError::into_parts)?;
         }
         state.lock.release().map_err(|err| ("lock".into(), err.into()))
     }

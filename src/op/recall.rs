@@ -24,6 +24,8 @@ pub(super) struct Recalled {
     pub(super) recorded: Recorded,
     /// Earlier runs of this job did not come to its end.
     pub(super) unfinished: bool,
+    /// What is there was a whole copy once: what is newer than this run may be its own, and nothing else.
+    pub(super) was_complete: bool,
     /// What is in the directory is of no use, and goes when the job begins.
     pub(super) forgets: bool,
     /// To be said.
@@ -32,7 +34,7 @@ pub(super) struct Recalled {
 
 impl Recalled {
     fn new(file: JobFile, forgets: bool, notes: Vec<String>) -> Self {
-        Self { file, recorded: Recorded::default(), unfinished: false, forgets, notes }
+        Self { file, recorded: Recorded::default(), unfinished: false, was_complete: false, forgets, notes }
     }
 }
 
@@ -106,6 +108,7 @@ fn go_on(dir: &OwnedFd, path: &Path, mut old: JobFile) -> Result<Recalled, Strin
     Ok(Recalled {
         recorded: Recorded { base: Arc::new(loaded.base), partials: Arc::new(loaded.partials) },
         unfinished: !old.complete,
+        was_complete: old.complete,
         forgets: false,
         file: old,
         notes,
@@ -132,6 +135,7 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     options.insert("filters".into(), filters);
     options.insert("files_from".into(), files);
     options.insert("one_file_system".into(), (*one_file_system).into());
+    options.insert("durability".into(), format!("{:?}", config.tuning.durability).to_lowercase().into());
     options.insert("digest".into(), config.tuning.digest.into());
     options.insert("sparse".into(), format!("{:?}", config.tuning.sparse).to_lowercase().into());
     options

@@ -93,7 +93,12 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     let notes = named.iter().filter_map(link_note).collect();
     let source_names: Vec<_> = named.iter().map(source_name).collect();
     let state_dir = config.state_dir.as_deref().map(absolute).transpose()?;
-    let again = if config.into { None } else { place_again(&config.destination, state_dir.as_deref(), &source_names)? };
+    let again = match named.as_slice() {
+        [Named { single: None, name: Some(_), .. }] if !config.into => {
+            place_again(&config.destination, state_dir.as_deref(), &source_names[0])?
+        }
+        _ => None,
+    };
     let (root, root_exists, targets) = match again {
         Some(root) => (root, true, vec![RelPath::root()]),
         None => place(&config.destination, &named)?,
@@ -142,15 +147,14 @@ fn source_name(named: &Named) -> SourceName {
         Some(name) => named.dir.join(name_of(name)),
         None => named.dir.clone(),
     };
-    SourceName { path: shown(&path), contents: named.name.is_none() }
+    let given = std::path::absolute(&named.given).unwrap_or_else(|_| named.given.clone());
+    SourceName { path: shown(&path), given: shown(&given), contents: named.name.is_none() }
 }
 
 /// The destination itself as the copy's root, if an earlier run of the same command made it that: by cp's rule alone a run
 /// that is started again would copy into its own copy.
-fn place_again(destination: &Path, state: Option<&Path>, sources: &[SourceName]) -> Result<Option<PathBuf>, Refusal> {
-    let ([SourceName { contents: false, .. }], Ok(root)) = (sources, fs::canonicalize(destination)) else {
-        return Ok(None);
-    };
+fn place_again(destination: &Path, state: Option<&Path>, source: &SourceName) -> Result<Option<PathBuf>, Refusal> {
+    let Ok(root) = fs::canonicalize(destination) else { return Ok(None) };
     if was_begun(&root) {
         return Ok(Some(root));
     }
@@ -162,7 +166,9 @@ fn place_again(destination: &Path, state: Option<&Path>, sources: &[SourceName])
     };
     // a state directory in the copy may have moved with it
     let same_root = state.is_none() || job.root == shown(&root);
-    Ok((same_root && job.sources == sources).then_some(root))
+    // by the same words too: a link on the way to the source may lead elsewhere by now
+    let same_source = matches!(job.sources.as_slice(), [old] if !old.contents && (old.path == source.path || old.given == source.given));
+    Ok((same_root && same_source).then_some(root))
 }
 
 /// Whether a directory was made to be a copy's root by a run that was killed before it could write its job down.

@@ -210,9 +210,11 @@ impl Scan {
         Ok(Self { events, threads: handles })
     }
 
-    /// Waits for the threads, after the channel has ended.
+    /// Waits for the threads, which end when everything was listed, or when they find that nobody listens any more.
     pub fn join(self) {
-        for thread in self.threads {
+        let Self { events, threads } = self;
+        drop(events);
+        for thread in threads {
             // a panic has ended the job before
             let _ = thread.join();
         }

@@ -9,7 +9,7 @@
 //! | `id` | number of the job, 16 hexadecimal digits: part of temporary names, and of its journals' headers |
 //! | `started` | of the first run, UTC, RFC 3339 |
 //! | `began` | the same by the destination's clock: `sec` and `nsec` since 1970 |
-//! | `sources` | as they were given: `path` (absolute, control bytes and what is not UTF-8 escaped), `contents`: what is in it was copied, not it |
+//! | `sources` | as they were given: `path` (absolute, without symbolic links, control bytes and what is not UTF-8 escaped), `given` (the user's words), `contents`: what is in it was copied, not it |
 //! | `root` | absolute path of the copy's root |
 //! | `options` | every choice that decides what the copy is |
 //! | `runs` | how many runs there were; the last one's generation |
@@ -54,11 +54,20 @@ pub struct JobFile {
     rest: BTreeMap<String, Value>,
 }
 
-/// A source as the user gave it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A source as the user gave it. Two are equal when they lead to the same place, by whatever words.
+#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
 pub struct SourceName {
+    /// Without symbolic links.
     pub path: String,
+    /// In the user's words, made absolute.
+    pub given: String,
     pub contents: bool,
+}
+
+impl PartialEq for SourceName {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.path, self.contents) == (&other.path, other.contents)
+    }
 }
 
 /// A job file that cannot be used.
@@ -177,7 +186,7 @@ mod tests {
     use crate::sys::open_root;
 
     fn job() -> JobFile {
-        let sources = vec![SourceName { path: "/a\\n".into(), contents: true }];
+        let sources = vec![SourceName { path: "/a\\n".into(), given: "/b".into(), contents: true }];
         let options = BTreeMap::from([("digest".to_string(), Value::Bool(true)), ("x".to_string(), Value::Null)]);
         JobFile {
             abandoned: vec![7],

@@ -46,6 +46,7 @@ pub struct Holder {
 /// The lock, held. Dropped without [`Lock::release`] it is left to be taken over.
 pub struct Lock {
     dir: OwnedFd,
+    run: u64,
     lost: Arc<AtomicBool>,
     end: Sender<()>,
     thread: JoinHandle<Holder>,
@@ -156,9 +157,15 @@ impl Lock {
                 None => wait_for_life(&dir, &before)?,
             }
         }
-        file.write_all_at(&this.bytes(), 0)?;
-        file.set_len(LEN as u64)?;
-        file.sync_data()?;
+        let written =
+            file.write_all_at(&this.bytes(), 0).and_then(|()| file.set_len(LEN as u64)).and_then(|()| file.sync_data());
+        if let Err(err) = written {
+            // an empty one would make the next run wait
+            if is_new {
+                remove_file(dir.as_fd(), NAME)?;
+            }
+            return Err(err.into());
+        }
         if !is_new && holder(&before).is_some_and(|other| other.host != this.host) {
             thread::sleep(SETTLE);
         }
@@ -185,12 +192,18 @@ impl Lock {
             this
         };
         let thread = thread::Builder::new().name("lock".into()).spawn(beat)?;
-        Ok(Self { dir, lost, end, thread })
+        Ok(Self { dir, run, lost, end, thread })
     }
 
     /// Whether another run has taken it over.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether it still is this run's, looked at now.
+    pub fn is_held(&self) -> bool {
+        // a read that fails says nothing
+        !self.is_lost() && read(&self.dir).map_or(true, |bytes| holder(&bytes).is_some_and(|now| now.run == self.run))
     }
 
     /// Gives it back.

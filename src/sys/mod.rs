@@ -10,6 +10,7 @@ mod dir;
 mod file;
 mod meta;
 mod mounts;
+mod signal;
 mod user;
 mod xattr;
 
@@ -24,5 +25,6 @@ pub use file::{
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
+pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};

@@ -1,11 +1,10 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::{At, DEST, Mover, SOURCE};
-use crate::proto::{DirBefore, FinishedDir, TaskResult};
+use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
 use crate::state::remove_temporaries;
 use crate::sys::{Errno, Handle, Meta};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
@@ -41,7 +40,7 @@ impl Mover {
         let from = self.source_dir(source, path)?;
         let to = self.dest_dir(path)?;
         if self.job.generation > 1 || !self.job.abandoned.is_empty() {
-            self.remove_left_behind(to.as_fd()).at(Op::List, DEST)?;
+            self.remove_left_behind(path, to.as_fd()).at(Op::List, DEST)?;
         }
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         let atime = before.map_or(meta.atime, |before| before.atime);
@@ -61,9 +60,9 @@ impl Mover {
 
     /// Removes the temporary files that earlier runs have left. Everything in the directory has ended, and what of it is in
     /// use has another name; but of two sources that meet here the other one may still use some.
-    fn remove_left_behind(&self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        let targets = self.job.sources.iter().map(|source| &source.target);
-        if targets.clone().count() > targets.collect::<HashSet<_>>().len() {
+    fn remove_left_behind(&self, path: &RelPath, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        let meets = |source: &&Source| path.strip(&source.target).is_some() || source.target.strip(path).is_some();
+        if self.job.sources.iter().filter(meets).count() > 1 {
             return Ok(());
         }
         remove_temporaries(dir, &self.job)

@@ -84,7 +84,8 @@ impl Mover {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
                 match me.check_known(source, &place, &known)? {
                     Checked::Copy { ours } => {
-                        place.ours |= ours;
+                        // of a copy that was complete the user's word counts: what is there is left
+                        place.ours |= ours && me.job.began.is_some();
                         let links = (Links::Return, known.partial);
                         Ok(Err(me.copy_entry(source, &place, known.kind, links, 0)?))
                     }
@@ -374,7 +375,8 @@ impl Mover {
         else {
             return false;
         };
-        there.ctime >= began && (there.mtime == source.mtime || !self.job.policy.preserve.timestamps)
+        // without times nothing tells it from a file that somebody else has made since
+        there.ctime >= began && there.mtime == source.mtime && self.job.policy.preserve.timestamps
     }
 
     /// An entry with several names, handed back.

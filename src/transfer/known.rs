@@ -1,8 +1,10 @@
 //! Entries that earlier runs of the job have recorded: left where both sides still are as the record says.
 
+use std::os::fd::AsFd;
+
 use super::{At, DEST, Mover, Place};
 use crate::proto::{Known, KnownEntry, Returned};
-use crate::sys::{Errno, Handle, Meta, read_link};
+use crate::sys::{Errno, Handle, Meta, Reading, open_read, read_link};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
 
 /// What became of a known entry.
@@ -37,6 +39,10 @@ impl Mover {
         let as_recorded = from.ctime == facts.ctime
             && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
             && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode);
+        // what is changed in place is changed under all of its names: some may be another file's by now, or somebody's snapshot
+        if !as_recorded && there.nlink > 1 {
+            return Ok(Checked::Copy { ours });
+        }
         let facts = if as_recorded { None } else { Some(self.refresh(place, &from, facts)?) };
         if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Unkept::LINK) {
             let facts = facts.unwrap_or_else(|| entry.facts.clone());
@@ -70,6 +76,10 @@ impl Mover {
         let (source, dest) = (self.source_handle(place.source()), Handle::Named(place.dest(), &place.dest_name));
         self.drop_other_xattrs(source, dest)?;
         let kept = self.set_metadata(source, dest, from, place.inherits_acl)?;
+        if self.node.sync_each && from.kind == Some(Kind::File) {
+            let to = open_read(place.dest(), &place.dest_name, Reading::default()).at(Op::Open, DEST)?;
+            self.sync_if_needed(to.as_fd())?;
+        }
         let (target, digest) = (facts.target.clone(), facts.digest);
         let unlinkable = facts.unkept.has(Unkept::LINK);
         let mut facts = Facts { digest, ..kept.facts(target) };

@@ -276,7 +276,7 @@ fn a_destination_that_takes_nothing_from_some_call_on_is_never_a_success() {
         if !scene.task.state().join("job.json").exists() {
             // It came to no record of what it does, and so must not have come to anything else.
             assert_eq!(finished_files(&scene.task.real_dst), 0, "{}", outcome.told());
-            std::fs::remove_dir_all(&scene.task.real_dst).or_else(absent).unwrap();
+            std::fs::remove_dir_all(&scene.task.dst).or_else(absent).unwrap();
         }
         scene.task.assert_completes();
     });
@@ -420,7 +420,7 @@ fn a_file_system_without_any_space_is_no_success_and_the_copy_can_be_made_later(
     scene.control().lift();
     if !scene.task.state().join("job.json").exists() {
         assert_eq!(finished_files(&scene.task.real_dst), 0, "{}", outcome.told());
-        std::fs::remove_dir_all(&scene.task.real_dst).or_else(absent).unwrap();
+        std::fs::remove_dir_all(&scene.task.dst).or_else(absent).unwrap();
     }
     scene.task.assert_completes();
 }

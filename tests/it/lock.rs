@@ -76,7 +76,7 @@ fn wait_for_lock(running: &mut Running, place: &Place) -> Value {
 // Runs that wait for others to end are few and small: they hold their share of the machine meanwhile.
 #[test]
 fn a_second_run_is_refused_while_the_first_works_and_does_not_disturb_it() {
-    let fuse = need!(FuseMount::new(Faults { delay_ms: 12, ..Faults::default() }));
+    let fuse = need!(FuseMount::new(Faults { delay_ms: 30, ..Faults::default() }));
     tree::small_files(&fuse.backing().join("src"), 4, 100);
     let dir = temp();
     let src = fuse.path().join("src");

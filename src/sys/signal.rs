@@ -1,0 +1,49 @@
+//! Flags that signals set. Without the handler that was there before: MPICH's own of SIGUSR1 asks its launcher for dead
+//! processes, and without a launcher waits for an answer for ever.
+
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Their numbers.
+pub mod signal_number {
+    pub const TERMINATE: i32 = libc::SIGTERM;
+    pub const INTERRUPT: i32 = libc::SIGINT;
+    pub const USER1: i32 = libc::SIGUSR1;
+    pub const USER2: i32 = libc::SIGUSR2;
+}
+
+const COUNT: usize = 32;
+static RAISED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
+
+/// Whether a signal has come.
+pub struct SignalFlag(&'static AtomicBool);
+
+impl SignalFlag {
+    /// Whether it has come since this was asked for.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+extern "C" fn raise_flag(number: libc::c_int) {
+    if let Some(flag) = usize::try_from(number).ok().and_then(|number| RAISED.get(number)) {
+        flag.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Catches a signal from here on; calls that it interrupts are started again.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn catch_signal(number: i32) -> Result<SignalFlag, Errno> {
+    let signal = Signal::try_from(number)?;
+    let flag = usize::try_from(number).ok().and_then(|number| RAISED.get(number)).ok_or(Errno::EINVAL)?;
+    let action = SigAction::new(SigHandler::Handler(raise_flag), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing but store to an atomic that lives as long as the process.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(SignalFlag(flag))
+}
