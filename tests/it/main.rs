@@ -41,6 +41,7 @@ mod requeue;
 mod resume;
 mod resume_changes;
 mod resume_damage;
+mod resume_edges;
 mod resume_large;
 mod resume_options;
 mod resume_proof;
