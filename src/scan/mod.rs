@@ -5,24 +5,27 @@
 //! directories are a stack, so that the scan goes deep before it goes wide; when the stack is long, a
 //! thread lists a new directory at once instead of adding it.
 
+mod listing;
 mod loops;
+mod open;
+mod recorded;
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use loops::{Ancestor, is_inside};
+use listing::Listing;
+use loops::Ancestor;
+pub use recorded::Recorded;
 
-use crate::journal::{Base, Partials};
 use crate::policy::{Filter, Selection};
-use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
+use crate::proto::{DirBefore, Job, Known, Names};
 use crate::retry::Retry;
-use crate::state;
-use crate::sys::{DirCache, Errno, Meta, Reading, list, make_dir, mode_before, open_dir_at, strip_dir_acls, sync_dir};
-use crate::types::{Failure, Kind, Op, Outcome, RelPath, Side};
+use crate::sys::{DirCache, Errno, Meta, Reading};
+use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -72,32 +75,6 @@ pub struct Choice {
     /// Of the one source, if not everything.
     pub selection: Option<Selection>,
     pub one_file_system: bool,
-}
-
-/// What earlier runs of the job have recorded.
-#[derive(Clone, Default)]
-pub struct Recorded {
-    pub base: Arc<Base>,
-    pub partials: Arc<Partials>,
-}
-
-impl Recorded {
-    fn is_empty(&self) -> bool {
-        self.base.is_empty() && self.partials.is_empty()
-    }
-
-    /// What is recorded of an entry. One whose record cannot be read is copied again.
-    fn find(&self, path: &RelPath, name: &[u8], kind: Kind) -> Option<Known> {
-        let entry = self.base.find(path).ok().flatten().and_then(|(number, record)| match record.outcome {
-            Outcome::Done(mut facts) => {
-                let was_link = facts.hardlink.take().is_some();
-                Some(KnownEntry { number, kind: record.kind, facts, was_link })
-            }
-            Outcome::Failed(_) => None,
-        });
-        let partial = self.partials.get(path).map(|there| there.partial);
-        (entry.is_some() || partial.is_some()).then(|| Known { name: name.to_vec(), kind, entry, partial })
-    }
 }
 
 /// The scan's threads. They end when everything was listed, and the channel with them.
@@ -383,123 +360,6 @@ impl Scanner {
         self.send(ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries })
     }
 
-    /// All names. The outer failure may be tried again; the inner one comes after names that were seen, which must not be
-    /// seen twice.
-    fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<Result<(), Failure>, Failure> {
-        let failed = |err| failure(Op::List, Side::Source, err);
-        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading).map_err(failed)?;
-        let (mut unknown, mut seen) = (None, false);
-        let listed = list(stream, |entry| {
-            seen = true;
-            if listing.gone || unknown.is_some() {
-                return;
-            }
-            let linked = self.shared.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
-            match entry.kind.filter(|_| !linked).map_or_else(|| self.kind_of(listing.dir, entry.name), Ok) {
-                Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),
-                // gone again since it was listed, or a link that leads nowhere: who opens it will tell
-                Err(_) if linked => self.found(listing, entry.name, Kind::File, Below::default()),
-                Err(Errno::ENOENT) => {}
-                Err(err) => unknown = Some(err),
-            }
-        });
-        match (listed, unknown) {
-            (Err(err), _) if !seen => Err(failed(err)),
-            (Err(err), _) | (Ok(()), Some(err)) => Ok(Err(failed(err))),
-            (Ok(()), None) => Ok(Ok(())),
-        }
-    }
-
-    /// The names that a list asks for. What is not there is handed on as a file: who opens it will tell.
-    fn list_selected(
-        &mut self,
-        listing: &mut Listing<'_>,
-        selection: &Selection,
-        below: &RelPath,
-        range: Range<usize>,
-    ) {
-        for selected in selection.names_in(below, range) {
-            let kind = self.kind_of(listing.dir, selected.name).unwrap_or(Kind::File);
-            let linked = self.shared.reading.follow;
-            if selected.whole {
-                self.found(listing, selected.name, kind, Below { linked, selected: None });
-            } else if kind == Kind::Dir {
-                let below = Below { linked, selected: Some(selected.below.clone()) };
-                self.found(listing, selected.name, kind, below);
-            }
-            if kind != Kind::Dir && !selected.below.is_empty() && !listing.gone {
-                listing.gone = selection.paths(selected.below).any(|path| self.missing(listing.source, path).is_err());
-            }
-        }
-    }
-
-    /// An entry of a list below what is no directory: it has no parent that could wait for it.
-    fn missing(&mut self, source: u16, below: &RelPath) -> Result<(), Gone> {
-        let path = self.shared.job.sources[usize::from(source)].target.append(below);
-        let (path, name) = path.split().expect("the source itself is there");
-        let id = self.new_id();
-        self.send(ScanEvent::Single { id, source, path })?;
-        self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
-    }
-
-    /// One entry of a directory; of a directory in it, what is to be listed there.
-    fn found(&mut self, listing: &mut Listing<'_>, name: &[u8], kind: Kind, below: Below) {
-        if listing.gone {
-            return;
-        }
-        if listing.is_top && name == state::DIR_NAME {
-            listing.gone = self.send(ScanEvent::StateSkipped { source: listing.source }).is_err();
-            return;
-        }
-        if self.is_excluded(listing, name, kind == Kind::Dir) {
-            listing.excluded += 1;
-            return;
-        }
-        if kind == Kind::Dir {
-            listing.subdirs += 1;
-            let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
-            let pending = Pending { parent, source, path, ancestors: listing.ancestors.clone(), below };
-            if let Some(pending) = self.push(pending, listing.nested) {
-                listing.gone = self.list(pending, listing.nested + 1).is_err();
-            }
-            return;
-        }
-        let recorded = &self.shared.recorded;
-        if !recorded.is_empty()
-            && let Some(known) = recorded.find(&listing.path.join(name), name, kind)
-        {
-            listing.known.push(known);
-            if listing.known.len() >= MAX_BATCH_KNOWN {
-                let entries = std::mem::take(&mut listing.known);
-                listing.gone = self.send(ScanEvent::Known { dir: listing.id, entries }).is_err();
-            }
-            return;
-        }
-        listing.names.push(name, kind);
-        if listing.names.len() >= MAX_BATCH_NAMES || listing.names.byte_len() >= MAX_BATCH_LEN {
-            let names = std::mem::take(&mut listing.names);
-            listing.gone = self.send(ScanEvent::Names { dir: listing.id, names }).is_err();
-        }
-    }
-
-    fn is_excluded(&self, listing: &Listing<'_>, name: &[u8], is_dir: bool) -> bool {
-        let filter = &self.shared.choice.filter;
-        if filter.is_empty() {
-            return false;
-        }
-        let top = &self.shared.job.sources[usize::from(listing.source)].target;
-        let dir = listing.path.strip(top).expect("the scan's paths are below their source's target");
-        let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
-        filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)
-    }
-
-    fn kind_of(&self, dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
-        let meta =
-            if self.shared.reading.follow { Meta::reached(dir.as_fd(), name) } else { Meta::at(dir.as_fd(), name) };
-        meta?.kind.ok_or(Errno::EOPNOTSUPP)
-    }
-
     /// Adds a directory to the stack, or gives it back to be listed at once.
     fn push(&self, pending: Pending, nested: usize) -> Option<Pending> {
         let mut stack = self.lock();
@@ -511,81 +371,6 @@ impl Scanner {
         self.shared.changed.notify_one();
         None
     }
-
-    /// A path is walked, sent and recorded as a whole: a tree that is made endlessly deep must not stop the job.
-    fn check_len(&self, path: &RelPath) -> Result<(), Failure> {
-        if path.as_bytes().len() <= MAX_PATH_LEN {
-            return Ok(());
-        }
-        Err(failure(Op::List, Side::Source, Errno::ENAMETOOLONG))
-    }
-
-    /// Opens a directory of the source, unless it holds itself, or is the destination.
-    fn open_source(
-        &mut self,
-        source: u16,
-        path: &RelPath,
-        ancestors: Option<&Arc<Ancestor>>,
-        linked: bool,
-    ) -> Result<(Arc<OwnedFd>, Meta), Failure> {
-        self.check_len(path)?;
-        let shared = Arc::clone(&self.shared);
-        let below = path.strip(&shared.job.sources[usize::from(source)].target);
-        let below = below.expect("the scan's paths are below their source's target");
-        let dir = self.sources.open(usize::from(source), &below);
-        let dir = dir.map_err(|err| failure(Op::Open, Side::Source, err))?;
-        let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
-        // the destination may be mounted in the source
-        let destination = &shared.destination_meta;
-        let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };
-        let in_destination = in_destination.map_err(|err| failure(Op::Stat, Side::Source, err))?;
-        let holds_itself = in_destination || Ancestor::has(ancestors, &meta);
-        if holds_itself && !shared.leaves_alone(source, &meta) {
-            return Err(Failure::LOOP);
-        }
-        Ok((dir, meta))
-    }
-
-    /// Makes the directory at the destination; the mode of one that is there already. When it is tried `again` the first
-    /// time may have made it.
-    fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<Option<u32>, Failure> {
-        let job = Arc::clone(&self.shared.job);
-        let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            return Ok(mode_before(&self.shared.destination_meta).filter(|_| !job.fresh));
-        };
-        let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-        let there = make_dir(parent.as_fd(), name, job.fresh && !again)
-            .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
-        if job.fresh && there.is_some() {
-            return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
-        }
-        if there.is_none() && job.policy.strips_inherited_acls() {
-            strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
-        }
-        if there.is_none() && self.shared.sync_dirs {
-            sync_dir(parent.as_fd()).map_err(|err| failure(Op::Fsync, Side::Destination, err))?;
-        }
-        Ok(there)
-    }
-}
-
-/// A directory that is being listed.
-struct Listing<'a> {
-    id: DirId,
-    source: u16,
-    is_top: bool,
-    /// Below the root of the copy.
-    path: &'a RelPath,
-    dir: &'a Arc<OwnedFd>,
-    /// It, and those that hold it, where symbolic links are followed.
-    ancestors: Option<Arc<Ancestor>>,
-    nested: usize,
-    /// Names that were not sent yet.
-    names: Names,
-    known: Vec<Known>,
-    subdirs: u64,
-    excluded: u64,
-    gone: bool,
 }
 
 fn failure(op: Op, side: Side, err: Errno) -> Failure {

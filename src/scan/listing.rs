@@ -1,0 +1,151 @@
+//! One directory: its names, told apart into what is entered, copied, known and left out.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::loops::Ancestor;
+use super::{Below, DirId, Gone, Pending, ScanEvent, Scanner, failure};
+use crate::policy::Selection;
+use crate::proto::{Known, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
+use crate::state;
+use crate::sys::{Errno, Meta, list, open_dir_at};
+use crate::types::{Failure, Kind, Op, RelPath, Side};
+
+/// A directory that is being listed.
+pub(super) struct Listing<'a> {
+    pub(super) id: DirId,
+    pub(super) source: u16,
+    pub(super) is_top: bool,
+    /// Below the root of the copy.
+    pub(super) path: &'a RelPath,
+    pub(super) dir: &'a Arc<OwnedFd>,
+    /// It, and those that hold it, where symbolic links are followed.
+    pub(super) ancestors: Option<Arc<Ancestor>>,
+    pub(super) nested: usize,
+    /// Names that were not sent yet.
+    pub(super) names: Names,
+    pub(super) known: Vec<Known>,
+    pub(super) subdirs: u64,
+    pub(super) excluded: u64,
+    pub(super) gone: bool,
+}
+
+impl Scanner {
+    /// All names. The outer failure may be tried again; the inner one comes after names that were seen, which must not be
+    /// seen twice.
+    pub(super) fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<Result<(), Failure>, Failure> {
+        let failed = |err| failure(Op::List, Side::Source, err);
+        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading).map_err(failed)?;
+        let (mut unknown, mut seen) = (None, false);
+        let listed = list(stream, |entry| {
+            seen = true;
+            if listing.gone || unknown.is_some() {
+                return;
+            }
+            let linked = self.shared.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
+            match entry.kind.filter(|_| !linked).map_or_else(|| self.kind_of(listing.dir, entry.name), Ok) {
+                Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),
+                // gone again since it was listed, or a link that leads nowhere: who opens it will tell
+                Err(_) if linked => self.found(listing, entry.name, Kind::File, Below::default()),
+                Err(Errno::ENOENT) => {}
+                Err(err) => unknown = Some(err),
+            }
+        });
+        match (listed, unknown) {
+            (Err(err), _) if !seen => Err(failed(err)),
+            (Err(err), _) | (Ok(()), Some(err)) => Ok(Err(failed(err))),
+            (Ok(()), None) => Ok(Ok(())),
+        }
+    }
+
+    /// The names that a list asks for. What is not there is handed on as a file: who opens it will tell.
+    pub(super) fn list_selected(
+        &mut self,
+        listing: &mut Listing<'_>,
+        selection: &Selection,
+        below: &RelPath,
+        range: Range<usize>,
+    ) {
+        for selected in selection.names_in(below, range) {
+            let kind = self.kind_of(listing.dir, selected.name).unwrap_or(Kind::File);
+            let linked = self.shared.reading.follow;
+            if selected.whole {
+                self.found(listing, selected.name, kind, Below { linked, selected: None });
+            } else if kind == Kind::Dir {
+                let below = Below { linked, selected: Some(selected.below.clone()) };
+                self.found(listing, selected.name, kind, below);
+            }
+            if kind != Kind::Dir && !selected.below.is_empty() && !listing.gone {
+                listing.gone = selection.paths(selected.below).any(|path| self.missing(listing.source, path).is_err());
+            }
+        }
+    }
+
+    /// An entry of a list below what is no directory: it has no parent that could wait for it.
+    fn missing(&mut self, source: u16, below: &RelPath) -> Result<(), Gone> {
+        let path = self.shared.job.sources[usize::from(source)].target.append(below);
+        let (path, name) = path.split().expect("the source itself is there");
+        let id = self.new_id();
+        self.send(ScanEvent::Single { id, source, path })?;
+        self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
+        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
+    }
+
+    /// One entry of a directory; of a directory in it, what is to be listed there.
+    fn found(&mut self, listing: &mut Listing<'_>, name: &[u8], kind: Kind, below: Below) {
+        if listing.gone {
+            return;
+        }
+        if listing.is_top && name == state::DIR_NAME {
+            listing.gone = self.send(ScanEvent::StateSkipped { source: listing.source }).is_err();
+            return;
+        }
+        if self.is_excluded(listing, name, kind == Kind::Dir) {
+            listing.excluded += 1;
+            return;
+        }
+        if kind == Kind::Dir {
+            listing.subdirs += 1;
+            let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
+            let pending = Pending { parent, source, path, ancestors: listing.ancestors.clone(), below };
+            if let Some(pending) = self.push(pending, listing.nested) {
+                listing.gone = self.list(pending, listing.nested + 1).is_err();
+            }
+            return;
+        }
+        let recorded = &self.shared.recorded;
+        if !recorded.is_empty()
+            && let Some(known) = recorded.find(&listing.path.join(name), name, kind)
+        {
+            listing.known.push(known);
+            if listing.known.len() >= MAX_BATCH_KNOWN {
+                let entries = std::mem::take(&mut listing.known);
+                listing.gone = self.send(ScanEvent::Known { dir: listing.id, entries }).is_err();
+            }
+            return;
+        }
+        listing.names.push(name, kind);
+        if listing.names.len() >= MAX_BATCH_NAMES || listing.names.byte_len() >= MAX_BATCH_LEN {
+            let names = std::mem::take(&mut listing.names);
+            listing.gone = self.send(ScanEvent::Names { dir: listing.id, names }).is_err();
+        }
+    }
+
+    fn is_excluded(&self, listing: &Listing<'_>, name: &[u8], is_dir: bool) -> bool {
+        let filter = &self.shared.choice.filter;
+        if filter.is_empty() {
+            return false;
+        }
+        let top = &self.shared.job.sources[usize::from(listing.source)].target;
+        let dir = listing.path.strip(top).expect("the scan's paths are below their source's target");
+        let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
+        filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)
+    }
+
+    fn kind_of(&self, dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
+        let meta =
+            if self.shared.reading.follow { Meta::reached(dir.as_fd(), name) } else { Meta::at(dir.as_fd(), name) };
+        meta?.kind.ok_or(Errno::EOPNOTSUPP)
+    }
+}
