@@ -76,12 +76,14 @@ fn wait_for_lock(running: &mut Running, place: &Place) -> Value {
 // Runs that wait for others to end are few and small: they hold their share of the machine meanwhile.
 #[test]
 fn a_second_run_is_refused_while_the_first_works_and_does_not_disturb_it() {
-    let fuse = need!(FuseMount::new(Faults { delay_ms: 30, ..Faults::default() }));
+    let fuse = need!(FuseMount::new(Faults::default()));
     tree::small_files(&fuse.backing().join("src"), 4, 100);
     let dir = temp();
     let src = fuse.path().join("src");
     let place = Place::new(&fuse.backing().join("src"), &dir.path().join("dst"));
     for first in [job(2), job(1)] {
+        // Long enough for second runs that have to wait for their share of the machine.
+        fuse.control().delay(500);
         let mut running = first.start([&src, &place.root]);
         let holder = wait_for_lock(&mut running, &place);
         let ranks = running.rank_pids();
@@ -100,6 +102,7 @@ fn a_second_run_is_refused_while_the_first_works_and_does_not_disturb_it() {
             assert!(message.contains(place.state.to_str().unwrap()), "{message:?}");
         }
         assert!(running.goes_on(), "the first run ended before the second was refused");
+        fuse.control().lift();
         let outcome = running.wait();
         place.assert_whole(&first, &outcome);
         fs::remove_dir_all(&place.root).unwrap();
