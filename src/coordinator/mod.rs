@@ -239,14 +239,10 @@ impl Coordinator {
     /// `None` when the result is not one of this purpose.
     fn take_result(&mut self, purpose: Purpose, result: &TaskResult) -> Option<()> {
         match (purpose, result) {
-            (Purpose::Entries { dir, source, count }, TaskResult::Returned(returned)) => {
-                let ended = count.checked_sub(returned.len() as u64)?;
-                for entry in returned {
-                    self.take_returned(dir, source, entry);
-                }
-                self.entries_ended(dir, ended);
-            }
-            (Purpose::Entries { dir, source, count }, TaskResult::Known { returned, .. }) => {
+            (
+                Purpose::Entries { dir, source, count },
+                TaskResult::Returned(returned) | TaskResult::Known { returned, .. },
+            ) => {
                 let ended = count.checked_sub(returned.len() as u64)?;
                 for entry in returned {
                     self.take_returned(dir, source, entry);

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::merge::{Merged, Stream};
 use super::reader::{self, Groups, Trouble};
 use super::writer::{decode_item, encode_item, write_group};
-use super::{DIGEST_LEN, GROUP_HEADER_LEN, Header, Item, PREFIX};
+use super::{GROUP_HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
 use crate::types::{Kind, Outcome, Partial, Record, RelPath, escaped};
 
@@ -106,15 +107,20 @@ impl Base {
     /// The base cannot be read.
     pub fn find(&self, path: &RelPath) -> io::Result<Option<(u64, Record)>> {
         let Some(file) = &self.file else { return Ok(None) };
-        let hash = self.keys.hash_one(path);
-        let first = self.table.partition_point(|slot| slot.hash < hash);
-        for (number, slot) in self.table.iter().enumerate().skip(first).take_while(|(_, slot)| slot.hash == hash) {
+        for (number, slot) in self.candidates(path) {
             let record = read_record(file, slot.at.load(Ordering::Relaxed) & OFFSET)?;
             if record.path == *path {
                 return Ok(Some((number as u64, record)));
             }
         }
         Ok(None)
+    }
+
+    /// The slots that a path may have, by their numbers; nearly always one at most.
+    fn candidates(&self, path: &RelPath) -> impl Iterator<Item = (usize, &Slot)> {
+        let hash = self.keys.hash_one(path);
+        let first = self.table.partition_point(|slot| slot.hash < hash);
+        self.table.iter().enumerate().skip(first).take_while(move |(_, slot)| slot.hash == hash)
     }
 
     /// The entry of this number is there as it is recorded. `None` when there is no such entry.
@@ -146,8 +152,16 @@ impl Base {
 
     fn as_confirmed(&self, item: io::Result<Item>) -> io::Result<Option<(Record, bool)>> {
         let Item::Entry(record) = item? else { return Ok(None) };
-        let Some((number, _)) = self.find(&record.path)? else { return Ok(None) };
-        let flags = self.table[usize::try_from(number).expect("from the table")].at.load(Ordering::Relaxed);
+        let slots: Vec<_> = self.candidates(&record.path).map(|(_, slot)| slot).take(2).collect();
+        let slot = match slots.as_slice() {
+            // every item of the base has a slot: the only one is its own
+            [slot] => *slot,
+            _ => match self.find(&record.path)? {
+                Some((number, _)) => &self.table[usize::try_from(number).expect("from the table")],
+                None => return Ok(None),
+            },
+        };
+        let flags = slot.at.load(Ordering::Relaxed);
         Ok((flags & CONFIRMED != 0).then_some((record, flags & TWICE != 0)))
     }
 }
@@ -259,7 +273,10 @@ fn can_be_left(record: &Record) -> bool {
 /// Names in the state directory.
 fn names(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| names.push(entry.name.to_vec()))?;
+    list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| {
+        names.push(entry.name.to_vec());
+        ControlFlow::Continue(())
+    })?;
     names.sort();
     Ok(names)
 }
@@ -459,4 +476,4 @@ impl<R: io::Read> io::Read for Counting<R> {
     }
 }
 
-const _: () = assert!(DIGEST_LEN == 32 && size_of::<Slot>() == 16);
+const _: () = assert!(size_of::<Slot>() == 16);

@@ -347,15 +347,14 @@ impl<'a> Lead<'a> {
         Ok(coordinator.report(from, &report)?)
     }
 
-    /// The job cannot go on: no space, no file system.
+    /// The job cannot go on: no space, no file system. What ranks report from here on may be broken off.
     fn halt_for(&mut self, coordinator: &mut Coordinator, path: &RelPath, failure: &Failure) {
         if self.stop.is_none() {
             self.display.failure(path, failure);
         }
-        let gone = Stop::FileSystemGone;
-        self.stop.get_or_insert(Stop::of_errno(failure.errno).unwrap_or(gone));
+        let stop = Stop::of_errno(failure.errno).unwrap_or(Stop::FileSystemGone);
+        self.stop.get_or_insert(stop);
         coordinator.halt();
-        self.send_to_all(&Message::Halt);
     }
 
     fn read_scan(&mut self, coordinator: &mut Coordinator, scan: &mut Option<Scan>) {

@@ -18,7 +18,7 @@ use crate::journal::{BaseWriter, Header, LoadError, remove_journals};
 use crate::manifest::Place;
 use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
-use crate::state::{self, JobFile, Lock, marker_name, previous_name, remove_temporaries};
+use crate::state::{self, Lock, marker_name, previous_name, remove_temporaries};
 use crate::sys::{
     DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls,
     sync_dir,
@@ -36,12 +36,11 @@ pub(super) struct Prepared {
     pub(super) notes: Vec<String>,
 }
 
+/// The state directory: held, locked, and what it says.
 struct State {
     dir: OwnedFd,
     lock: Lock,
-    job: JobFile,
-    recorded: Recorded,
-    forgets: bool,
+    recalled: Recalled,
 }
 
 /// A call that failed, and on what.
@@ -87,49 +86,38 @@ fn prepare_in(
         strip_acls(Handle::Open(root.as_fd())).map_err(|err| line(&plan.root, err.desc()))?;
     }
     let mut notes = Vec::new();
-    let taken = match plan.state_dir() {
+    let mut state = match plan.state_dir() {
         None => None,
         Some(path) => Some(take_state(plan, config, root, &path, (job.id, started), &mut notes)?),
     };
-    let mut job = match &taken {
-        Some((_, Recalled { file, unfinished, .. })) => Job {
-            id: file.id,
-            abandoned: file.abandoned.clone(),
-            generation: file.runs + 1,
-            began: unfinished.then_some(file.began),
-            ..job
-        },
-        None => job,
-    };
-    let (dir, recalled) = taken.map_or((None, None), |((dir, lock), recalled)| (Some((dir, lock)), Some(recalled)));
-    let made = make_markers(plan, root, dir.as_ref().map(|(dir, _)| dir), job.id).and_then(|marker| {
-        let manifest = manifest_place(plan, dir.as_ref().map(|(dir, _)| dir))?;
-        Ok((marker, manifest))
-    });
+    let mut job = job;
+    if let Some(State { recalled: Recalled { file, unfinished, .. }, .. }) = &state {
+        job.id = file.id;
+        job.abandoned.clone_from(&file.abandoned);
+        job.generation = file.runs + 1;
+        job.began = unfinished.then_some(file.began);
+    }
+    let dir = state.as_ref().map(|state| &state.dir);
+    let made = make_markers(plan, root, dir, job.id).and_then(|marker| Ok((marker, manifest_place(plan, dir)?)));
     let (marker, manifest) = match made {
         Ok(made) => made,
         Err(err) => {
-            remove_markers(root, dir.as_ref().map(|(dir, _)| dir), job.id);
-            if let Some((_, lock)) = dir {
-                // the next run finds that its process is gone
-                let _ = lock.release();
-            }
+            remove_markers(root, dir, job.id);
+            state.into_iter().for_each(State::release);
             return Err(err);
         }
     };
     job.coarse_times = marker.coarse_times;
-    let state = dir.zip(recalled).map(|((dir, lock), recalled)| {
-        let Recalled { file, recorded, was_complete, forgets, notes: more, .. } = recalled;
-        notes.extend(more);
-        let began = if file.runs == 0 || was_complete { marker.ctime } else { file.began };
-        let mut job = file;
-        (job.runs, job.complete, job.began) = (job.runs + 1, false, began);
-        State { dir, lock, job, recorded, forgets }
-    });
+    if let Some(State { recalled: Recalled { file, unfinished, notes: more, .. }, .. }) = &mut state {
+        notes.append(more);
+        if !*unfinished {
+            file.began = marker.ctime;
+        }
+        file.runs += 1;
+        file.complete = false;
+    }
     Ok((Prepared { root: None, state, manifest, notes }, job))
 }
-
-type Taken = ((OwnedFd, Lock), Recalled);
 
 /// Makes and locks the state directory, and takes up its job; `id` is for a new one.
 fn take_state(
@@ -139,23 +127,30 @@ fn take_state(
     path: &Path,
     (id, started): (u64, Clock),
     notes: &mut Vec<String>,
-) -> Result<Taken, String> {
+) -> Result<State, String> {
     let dir = match &plan.state {
         Some(StatePlace::At(_)) => state::make_at(path),
         _ => state::make(root.as_fd()),
     };
     let dir = dir.map_err(|err| line(path, err.desc()))?;
-    let copy = || dir.try_clone().map_err(|err| line(path, err));
     let waiting =
         |host: &str| notes.push(format!("{}: a run on {host} had the lock; it gave no sign of life", shown(path)));
-    // of the run, not of the job: unlike any other
-    let lock = Lock::take(copy()?, id, waiting).map_err(|err| line(path, err))?;
+    let copy = dir.try_clone().map_err(|err| line(path, err))?;
+    // `id` is of this run, whichever job it takes up: unlike any other
+    let lock = Lock::take(copy, id, waiting).map_err(|err| line(path, err))?;
     match recall(&dir, plan, config, id, started) {
-        Ok(recalled) => Ok(((dir, lock), recalled)),
+        Ok(recalled) => Ok(State { dir, lock, recalled }),
         Err(err) => {
             let _ = lock.release();
             Err(err)
         }
+    }
+}
+
+impl State {
+    /// Gives the lock back; should that fail the next run finds that its process is gone.
+    fn release(self) {
+        let _ = self.lock.release();
     }
 }
 
@@ -226,12 +221,12 @@ fn take_back_dirs(root: &OwnedFd, plan: &Plan) {
 impl Prepared {
     /// What earlier runs of the job have recorded.
     pub(super) fn recorded(&self) -> Recorded {
-        self.state.as_ref().map(|state| state.recorded.clone()).unwrap_or_default()
+        self.state.as_ref().map(|state| state.recalled.recorded.clone()).unwrap_or_default()
     }
 
     /// How many runs of the job there are, this one too.
     pub(super) fn runs(&self) -> u32 {
-        self.state.as_ref().map_or(1, |state| state.job.runs)
+        self.state.as_ref().map_or(1, |state| state.recalled.file.runs)
     }
 
     /// Whether another run has taken the copy over.
@@ -248,9 +243,7 @@ impl Prepared {
     pub(super) fn undo(self, plan: &Plan, job: &Job) {
         let Some(root) = &self.root else { return };
         remove_markers(root, self.state.as_ref().map(|state| &state.dir), job.id);
-        if let Some(state) = self.state {
-            let _ = state.lock.release();
-        }
+        self.state.into_iter().for_each(State::release);
         take_back_dirs(root, plan);
     }
 
@@ -279,14 +272,16 @@ impl Prepared {
             }
         }
         let Some(state) = &self.state else { return Ok(()) };
-        if state.forgets {
+        if state.recalled.forgets {
             remove_journals(&state.dir, true).map_err(LoadError::into_parts)?;
         }
         let named = |err| (shown(Path::new(state::JOB_NAME)), err);
-        state.job.write(&state.dir).map_err(named)?;
+        state.recalled.file.write(&state.dir).map_err(named)?;
         // the names on the way to it
-        for dir in [Some(root.try_clone()), plan.root.parent().map(|dir| Ok(open_root(dir)?))].into_iter().flatten() {
-            dir.and_then(|dir| Ok(sync_dir(dir.as_fd())?)).map_err(named)?;
+        let state_dir = plan.state_dir();
+        let above = [plan.root.parent(), state_dir.as_deref().and_then(Path::parent)];
+        for dir in above.into_iter().flatten() {
+            open_root(dir).and_then(|dir| sync_dir(dir.as_fd())).map_err(|err| named(err.into()))?;
         }
         Ok(())
     }
@@ -301,8 +296,8 @@ impl Prepared {
         BaseWriter::create(state.dir.try_clone()?, header).map(Some)
     }
 
-    /// The manifest has its name, and the base too if `has_base`: the journals have served. The copy's root keeps the
-    /// source's times.
+    /// The manifest has its name, and the base too if `has_base`: the journals have served. Removes what earlier runs have
+    /// left where no directory's end does it.
     ///
     /// # Errors
     /// What failed, and why.
@@ -320,13 +315,13 @@ impl Prepared {
         }
         // of files that are not in the source any more, in directories that may not be either
         let mut dirs = DirCache::new(self.root.into_iter().map(Arc::new).collect(), 16);
-        for (dir, _) in state.recorded.partials.keys().filter_map(RelPath::split) {
+        for (dir, _) in state.recalled.recorded.partials.keys().filter_map(RelPath::split) {
             if let Ok(dir) = dirs.open(0, &dir) {
                 remove_temporaries(dir.as_fd(), job)
                     .map_err(|err| ("temporary files in the copy".into(), err.into()))?;
             }
         }
-        let mut job = state.job;
+        let mut job = state.recalled.file;
         job.complete = true;
         job.abandoned.clear();
         job.write(&state.dir).map_err(|err| (shown(Path::new(state::JOB_NAME)), err))?;
@@ -338,9 +333,6 @@ impl Prepared {
 
     /// The job stopped before its end: everything stays for the next run.
     pub(super) fn leave(self) {
-        if let Some(state) = self.state {
-            // the next run finds that its process is gone
-            let _ = state.lock.release();
-        }
+        self.state.into_iter().for_each(State::release);
     }
 }

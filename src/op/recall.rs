@@ -24,8 +24,6 @@ pub(super) struct Recalled {
     pub(super) recorded: Recorded,
     /// Earlier runs of this job did not come to its end.
     pub(super) unfinished: bool,
-    /// What is there was a whole copy once: what is newer than this run may be its own, and nothing else.
-    pub(super) was_complete: bool,
     /// What is in the directory is of no use, and goes when the job begins.
     pub(super) forgets: bool,
     /// To be said.
@@ -34,7 +32,7 @@ pub(super) struct Recalled {
 
 impl Recalled {
     fn new(file: JobFile, forgets: bool, notes: Vec<String>) -> Self {
-        Self { file, recorded: Recorded::default(), unfinished: false, was_complete: false, forgets, notes }
+        Self { file, recorded: Recorded::default(), unfinished: false, forgets, notes }
     }
 }
 
@@ -79,7 +77,6 @@ pub(super) fn recall(dir: &OwnedFd, plan: &Plan, config: &Config, id: u64, start
     if !changed.is_empty() {
         let what = format!("another job than the one recorded there (changed: {})", changed.join(", "));
         require(&what)?;
-        // a copy that came to its end is nothing that somebody may want to go on with
         let note = format!("{place}: {what}; nothing that it recorded is used");
         return Ok(Recalled::new(other, true, vec![note]));
     }
@@ -108,7 +105,6 @@ fn go_on(dir: &OwnedFd, path: &Path, mut old: JobFile) -> Result<Recalled, Strin
     Ok(Recalled {
         recorded: Recorded { base: Arc::new(loaded.base), partials: Arc::new(loaded.partials) },
         unfinished: !old.complete,
-        was_complete: old.complete,
         forgets: false,
         file: old,
         notes,
@@ -117,21 +113,19 @@ fn go_on(dir: &OwnedFd, path: &Path, mut old: JobFile) -> Result<Recalled, Strin
 
 /// Every choice that decides what the copy is; how it is made may change from run to run.
 fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
-    let Policy { preserve, noatime: _, dry_run: _, umask, .. } = &plan.policy;
-    let mut options = match serde_json::to_value(&plan.policy) {
-        Ok(Value::Object(fields)) => fields.into_iter().collect(),
-        _ => BTreeMap::new(),
-    };
+    let Policy { preserve, umask, .. } = &plan.policy;
+    let policy = serde_json::to_value(&plan.policy).and_then(serde_json::from_value);
+    let mut options: BTreeMap<String, Value> = policy.expect("a policy is an object of plain data");
     for name in ["noatime", "dry_run", "umask"] {
         options.remove(name);
     }
     if !preserve.mode {
         options.insert("umask".into(), (*umask).into());
     }
-    let hash = |text: String| blake3::hash(text.as_bytes()).to_hex().to_string();
+    let hash = |digest: blake3::Hash| Value::from(digest.to_hex().to_string());
     let Choice { filter, selection, one_file_system } = &plan.choice;
-    let filters = if filter.is_empty() { Value::Null } else { hash(format!("{filter:?}")).into() };
-    let files = selection.as_ref().map_or(Value::Null, |list| list.digest().to_hex().to_string().into());
+    let filters = if filter.is_empty() { Value::Null } else { hash(filter.digest()) };
+    let files = selection.as_ref().map_or(Value::Null, |list| hash(list.digest()));
     options.insert("filters".into(), filters);
     options.insert("files_from".into(), files);
     options.insert("one_file_system".into(), (*one_file_system).into());

@@ -75,6 +75,16 @@ impl Filter {
         self.0.is_empty()
     }
 
+    /// What tells it from another filter.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for rule in &self.0 {
+            hasher.update(&[rule.include, rule.whole_path, rule.dirs_only].map(u8::from));
+            hasher.update(rule.glob.as_str().as_bytes()).update(b"\0");
+        }
+        hasher.finalize()
+    }
+
     /// Whether an entry is left out. `path` is the one below its source, with a slash before it.
     pub fn excludes(&self, path: &[u8], is_dir: bool) -> bool {
         debug_assert!(path.starts_with(b"/"), "{}", escaped(path));

@@ -27,6 +27,11 @@ pub struct GlobError {
 }
 
 impl Glob {
+    /// The expression that it was made into.
+    pub(super) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
     /// For one name, or other bytes in which a slash means nothing.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One directory: its names, told apart into what is entered, copied, known and left out.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -40,9 +40,6 @@ impl Scanner {
         let (mut unknown, mut seen) = (None, false);
         let listed = list(stream, |entry| {
             seen = true;
-            if listing.gone || unknown.is_some() {
-                return;
-            }
             let linked = self.shared.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
             match entry.kind.filter(|_| !linked).map_or_else(|| self.kind_of(listing.dir, entry.name), Ok) {
                 Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),
@@ -51,6 +48,7 @@ impl Scanner {
                 Err(Errno::ENOENT) => {}
                 Err(err) => unknown = Some(err),
             }
+            if listing.gone || unknown.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match (listed, unknown) {
             (Err(err), _) if !seen => Err(failed(err)),

@@ -7,6 +7,7 @@ mod lock;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -53,6 +54,7 @@ pub fn remove_temporaries(dir: BorrowedFd<'_>, job: &Job) -> Result<(), Errno> {
         if is_temporary(entry.name, job.id) || job.abandoned.iter().any(|id| is_temporary(entry.name, *id)) {
             left.push(entry.name.to_vec());
         }
+        ControlFlow::Continue(())
     })?;
     left.iter().try_for_each(|name| remove_file(dir, name))
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -170,16 +171,17 @@ pub struct Listed<'a> {
     pub kind: Option<Kind>,
 }
 
-/// Lists a directory, without `.` and `..`, in the file system's order. Consumes the descriptor.
+/// Lists a directory, without `.` and `..`, in the file system's order, to its end or until `each` breaks off. Consumes
+/// the descriptor.
 ///
 /// # Errors
 /// Those of readdir(3); what `each` was given before is good.
-pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>)) -> Result<(), Errno> {
+pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>) -> ControlFlow<()>) -> Result<(), Errno> {
     let stream = Stream::new(dir)?;
     while let Some((name, d_type)) = stream.next()? {
         let name = name.to_bytes();
-        if name != b"." && name != b".." {
-            each(Listed { name, kind: kind_of_d_type(d_type) });
+        if name != b"." && name != b".." && each(Listed { name, kind: kind_of_d_type(d_type) }).is_break() {
+            break;
         }
     }
     Ok(())
@@ -281,8 +283,11 @@ mod tests {
         std::fs::create_dir(base.path().join("dir")).expect("made");
         std::fs::write(base.path().join(std::ffi::OsStr::from_bytes(b"\xff\n")), "x").expect("written");
         let mut seen = Vec::new();
-        list(open_root(base.path()).expect("opens"), |entry| seen.push((entry.name.to_vec(), entry.kind)))
-            .expect("lists");
+        let take = |entry: Listed<'_>| {
+            seen.push((entry.name.to_vec(), entry.kind));
+            ControlFlow::Continue(())
+        };
+        list(open_root(base.path()).expect("opens"), take).expect("lists");
         seen.sort_by(|a, b| a.0.cmp(&b.0));
         let kinds = [Some(Kind::Dir), Some(Kind::File), Some(Kind::File)];
         assert_eq!(

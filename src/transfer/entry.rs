@@ -21,6 +21,10 @@ pub(super) enum Attempt {
     Done(Facts),
     /// What is at the destination was to be left.
     Left(Kind, Facts),
+    /// Its data is there from an earlier run; these are its new facts.
+    There(Facts),
+    /// It is as an earlier run has recorded it.
+    Confirmed,
     /// Someone else's task: it is large, or it has several names.
     Returned(Returned),
     /// The source changed while it was read; what was written is gone.
@@ -80,28 +84,23 @@ impl Mover {
                 break;
             }
             let path = dir.join(&known.name);
-            let checked = self.retried(|me, again| {
+            let attempt = self.retried(|me, again| {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
                 match me.check_known(source, &place, &known)? {
+                    Checked::There(attempt) => Ok(attempt),
                     Checked::Copy { ours } => {
                         // of a copy that was complete the user's word counts: what is there is left
                         place.ours |= ours && me.job.began.is_some();
-                        let links = (Links::Return, known.partial);
-                        Ok(Err(me.copy_entry(source, &place, known.kind, links, 0)?))
+                        me.copy_entry(source, &place, known.kind, (Links::Return, known.partial), 0)
                     }
-                    checked => Ok(Ok(checked)),
                 }
             });
-            match checked {
-                Ok(Ok(Checked::Confirmed(number))) => {
-                    confirmed.push(number);
-                    self.confirm(path, known.entry.expect("what is confirmed was recorded"));
+            match (attempt, known.entry) {
+                (Ok(Attempt::Confirmed), Some(entry)) => {
+                    confirmed.push(entry.number);
+                    self.confirm(path, entry);
                 }
-                Ok(Ok(Checked::Left(kind, facts))) => self.end_there(path, kind, facts),
-                Ok(Ok(Checked::Returned(entry))) => returned.push(entry),
-                Ok(Ok(Checked::Copy { .. })) => unreachable!("it was copied"),
-                Ok(Err(attempt)) => returned.extend(self.end_attempt(path, known.kind, Ok(attempt))),
-                Err(failure) => returned.extend(self.end_attempt(path, known.kind, Err(failure))),
+                (attempt, _) => returned.extend(self.end_attempt(path, known.kind, attempt)),
             }
         }
         self.sync_dirs(&dirs);
@@ -113,7 +112,9 @@ impl Mover {
         match attempt {
             Ok(Attempt::Done(facts)) => self.end(path, kind, Outcome::Done(facts)),
             Ok(Attempt::Left(kind, facts)) => self.end(path, kind, Outcome::Done(facts)),
+            Ok(Attempt::There(facts)) => self.end_there(path, kind, facts),
             Ok(Attempt::Returned(entry)) => return Some(entry),
+            Ok(Attempt::Confirmed) => unreachable!("only what was recorded is confirmed"),
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
             }
@@ -177,7 +178,9 @@ impl Mover {
                 Owned::Copied(facts)
             }
             Ok(Attempt::Returned(Returned::Large(file))) => Owned::Large(file),
-            Ok(Attempt::Returned(_) | Attempt::Left(..)) => unreachable!("an owner is handed back for its size only"),
+            Ok(Attempt::Returned(_) | Attempt::Left(..) | Attempt::There(_) | Attempt::Confirmed) => {
+                unreachable!("an owner is handed back for its size only")
+            }
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
                 Owned::Failed

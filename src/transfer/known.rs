@@ -2,22 +2,18 @@
 
 use std::os::fd::AsFd;
 
+use super::entry::Attempt;
 use super::{At, DEST, Mover, Place};
-use crate::proto::{Known, KnownEntry, Returned};
+use crate::proto::{Known, KnownEntry};
 use crate::sys::{Errno, Handle, Meta, Reading, open_read, read_link};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
 
-/// What became of a known entry.
+/// What a look at both sides of a known entry has shown.
 pub(super) enum Checked {
-    /// It is as its record says, which goes on to count.
-    Confirmed(u64),
-    /// Its data is there; this is its new record.
-    Left(Kind, Facts),
-    Returned(Returned),
+    /// Its data is there.
+    There(Attempt),
     /// It has to be copied; `ours` when what is at the destination is still what was copied there.
-    Copy {
-        ours: bool,
-    },
+    Copy { ours: bool },
 }
 
 impl Mover {
@@ -46,13 +42,14 @@ impl Mover {
         let facts = if as_recorded { None } else { Some(self.refresh(place, &from, facts)?) };
         if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Unkept::LINK) {
             let facts = facts.unwrap_or_else(|| entry.facts.clone());
-            return Ok(Checked::Returned(self.linked(source, place, entry.kind, &from, Some(Box::new(facts)))));
+            let returned = self.linked(source, place, entry.kind, &from, Some(Box::new(facts)));
+            return Ok(Checked::There(Attempt::Returned(returned)));
         }
-        Ok(match facts {
-            Some(facts) => Checked::Left(entry.kind, facts),
-            None if entry.was_link => Checked::Left(entry.kind, entry.facts.clone()),
-            None => Checked::Confirmed(entry.number),
-        })
+        Ok(Checked::There(match facts {
+            Some(facts) => Attempt::There(facts),
+            None if entry.was_link => Attempt::There(entry.facts.clone()),
+            None => Attempt::Confirmed,
+        }))
     }
 
     /// Whether what is at the destination is what was recorded.

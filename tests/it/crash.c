@@ -20,16 +20,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "real.h"
+
 static const char *dir;
 static int log_fd = -1;
 static long crash_at;
 static atomic_long count;
-
-/* The next definition of a symbol: the C library's. */
-#define REAL(type, name, ...)                                                                     \
-    static type (*real)(__VA_ARGS__);                                                             \
-    if (!real)                                                                                    \
-    real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
 static int real_open(const char *path, int flags, mode_t mode) {
     REAL(int, "open", const char *, int, ...);

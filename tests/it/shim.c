@@ -17,6 +17,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "real.h"
+
 enum place { ELSEWHERE, SOURCE, DESTINATION, STATE };
 
 static const char *prefixes[2];
@@ -95,12 +97,6 @@ static void kernel_copy(int a, int b) {
     if (place_of(a) != ELSEWHERE || place_of(b) != ELSEWHERE)
         kernel_copies++;
 }
-
-/* The next definition of a symbol: the C library's. */
-#define REAL(type, name, ...)                                                                     \
-    static type (*real)(__VA_ARGS__);                                                             \
-    if (!real)                                                                                    \
-    real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
 #define OPEN(name)                                                                                \
     int name(const char *path, int flags, ...) {                                                  \
