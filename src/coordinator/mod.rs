@@ -8,6 +8,7 @@ mod large;
 mod links;
 mod ranks;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -23,12 +24,15 @@ use crate::proto::{
 use crate::scan::{DirId, ScanEvent};
 use crate::types::{Failure, Kind, RelPath, Stats};
 
-/// Names that wait for a rank, at most, before the scan has to wait.
+/// Names that wait for a rank, at most, before the scan has to wait: so many, or for many threads so many a thread.
 const MAX_QUEUED_NAMES: usize = 128 << 10;
+const MAX_QUEUED_NAMES_A_THREAD: usize = 128;
 /// Bytes of them, at most.
 const MAX_QUEUED_LEN: usize = 8 << 20;
+const MAX_QUEUED_LEN_A_THREAD: usize = 8 << 10;
 /// Other tasks that wait, at most, before the scan has to wait.
 const MAX_QUEUED_TASKS: usize = 16 << 10;
+const MAX_QUEUED_TASKS_A_THREAD: usize = 2;
 /// Directories that one task finishes, at most.
 const MAX_DIRS: usize = 128;
 
@@ -49,7 +53,7 @@ pub struct Coordinator {
     links: Links,
     ranks: Ranks,
     halted: bool,
-    assigned: HashMap<u64, Vec<Purpose>>,
+    assigned: HashMap<u64, Assigned>,
     next_id: u64,
     scan_ended: bool,
     seen: u64,
@@ -73,6 +77,12 @@ struct Dir {
     failure: Option<Failure>,
 }
 
+/// What an assignment is for, and who has it.
+struct Assigned {
+    rank: usize,
+    purposes: Vec<Purpose>,
+}
+
 /// What an assigned task is for: what its result means.
 enum Purpose {
     Entries { dir: DirId, source: u16, count: u64 },
@@ -82,6 +92,20 @@ enum Purpose {
     Abandon { file: u64 },
     Links(Vec<Member>),
     Dirs(Vec<DirId>),
+}
+
+impl Purpose {
+    /// How much the rank has done, in names, about.
+    fn size(&self) -> usize {
+        match self {
+            Self::Entries { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
+            // 16 MiB at 1 GiB/s, against 1 ms
+            Self::Range { .. } => 16,
+            Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } => 1,
+            Self::Links(members) => members.len(),
+            Self::Dirs(ids) => ids.len(),
+        }
+    }
 }
 
 /// Work for a rank.
@@ -148,9 +172,15 @@ impl Coordinator {
 
     /// Whether there is room for what the scan finds. While not, its events are left in the channel.
     pub fn wants_scan(&self) -> bool {
-        self.queued_names < MAX_QUEUED_NAMES
-            && self.queued_len < MAX_QUEUED_LEN
-            && self.finished_dirs.len() + self.urgent.len() + self.large.len() < MAX_QUEUED_TASKS
+        let threads = self.ranks.threads();
+        self.queued_names < self.max_queued_names()
+            && self.queued_len < MAX_QUEUED_LEN.max(MAX_QUEUED_LEN_A_THREAD * threads)
+            && self.finished_dirs.len() + self.urgent.len() + self.large.len()
+                < MAX_QUEUED_TASKS.max(MAX_QUEUED_TASKS_A_THREAD * threads)
+    }
+
+    fn max_queued_names(&self) -> usize {
+        MAX_QUEUED_NAMES.max(MAX_QUEUED_NAMES_A_THREAD * self.ranks.threads())
     }
 
     /// Takes what the scan found.
@@ -194,6 +224,7 @@ impl Coordinator {
     /// The scan's channel has ended.
     pub fn scan_ended(&mut self) {
         self.scan_ended = true;
+        self.ranks.ends_soon();
     }
 
     /// The path of a directory that has not ended.
@@ -217,10 +248,14 @@ impl Coordinator {
     /// It does not fit what the rank was given: the job cannot go on.
     pub fn report(&mut self, rank: usize, report: &Report) -> Result<(), CoordinatorError> {
         let id = report.id;
-        if !self.ranks.release(rank, id) {
+        let Entry::Occupied(assigned) = self.assigned.entry(id) else {
+            return Err(CoordinatorError::UnknownAssignment { rank, id });
+        };
+        if assigned.get().rank != rank {
             return Err(CoordinatorError::UnknownAssignment { rank, id });
         }
-        let purposes = self.assigned.remove(&id).expect("what a rank has is assigned");
+        let purposes = assigned.remove().purposes;
+        self.ranks.release(rank, purposes.iter().map(Purpose::size).sum());
         if purposes.len() != report.results.len() {
             return Err(CoordinatorError::WrongResult { rank, id });
         }
@@ -399,11 +434,11 @@ impl Coordinator {
             return None;
         }
         let rank = self.ranks.freest(self.backlog())?;
-        let (tasks, purposes) = self.next_tasks()?;
+        let (tasks, purposes) = self.next_tasks(rank)?;
         let id = self.next_id;
         self.next_id += 1;
-        self.ranks.assign(rank, id);
-        self.assigned.insert(id, purposes);
+        self.ranks.assign(rank);
+        self.assigned.insert(id, Assigned { rank, purposes });
         Some(Assignment { rank, id, tasks })
     }
 
@@ -411,25 +446,32 @@ impl Coordinator {
     fn backlog(&self) -> usize {
         self.urgent.len()
             + self.large.ranges_left()
-            + self.queued_names / MAX_BATCH_NAMES
+            + self.queued_names / self.ranks.full_share(self.max_queued_names())
             + self.finished_dirs.len() / MAX_DIRS
     }
 
-    fn next_tasks(&mut self) -> Option<(Vec<Task>, Vec<Purpose>)> {
+    fn next_tasks(&mut self, rank: usize) -> Option<(Vec<Task>, Vec<Purpose>)> {
         if let Some((task, purpose)) = self.urgent.pop_front() {
             return Some((vec![task], vec![purpose]));
         }
-        if let Some((file, index, task)) = self.large.next_range() {
-            return Some((vec![task], vec![Purpose::Range { file, index }]));
-        }
         let (mut tasks, mut purposes) = (Vec::new(), Vec::new());
-        self.take_dirs(&mut tasks, &mut purposes);
-        self.take_names(&mut tasks, &mut purposes);
+        let ranges = self.ranks.ranges_of(rank, self.large.ranges_left());
+        while tasks.len() < ranges
+            && let Some((file, index, task)) = self.large.next_range()
+        {
+            tasks.push(task);
+            purposes.push(Purpose::Range { file, index });
+        }
+        if !tasks.is_empty() {
+            return Some((tasks, purposes));
+        }
+        self.take_dirs(rank, &mut tasks, &mut purposes);
+        self.take_names(rank, &mut tasks, &mut purposes);
         (!tasks.is_empty()).then_some((tasks, purposes))
     }
 
-    fn take_dirs(&mut self, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
-        let share = self.ranks.share_of(self.finished_dirs.len()).min(MAX_DIRS);
+    fn take_dirs(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
+        let share = self.ranks.share_of(rank, self.finished_dirs.len(), MAX_DIRS);
         let mut ids = Vec::new();
         let mut dirs = Vec::new();
         let Some(source) = self.finished_dirs.front().map(|id| self.dirs[id].source) else {
@@ -452,8 +494,8 @@ impl Coordinator {
 
     /// Fewer names the shorter the queue is, so that all ranks end together; several directories in one
     /// assignment when each has few.
-    fn take_names(&mut self, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
-        let share = self.ranks.share_of(self.queued_names).min(MAX_BATCH_NAMES);
+    fn take_names(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
+        let share = self.ranks.share_of(rank, self.queued_names, MAX_BATCH_NAMES);
         let (mut count, mut len, mut paths_len) = (0, 0, 0);
         while count < share && len < MAX_BATCH_LEN && paths_len < MAX_BATCH_PATHS_LEN {
             if let Some((dir, mut entries)) = self.known.pop_front() {

@@ -369,6 +369,78 @@ fn a_short_queue_is_shared_among_all_threads() {
     assert_eq!(sizes, [8, 7, 6, 5], "half of an equal share of what is left, and one assignment a thread");
 }
 
+fn names_in(work: &Assignment) -> usize {
+    work.tasks.iter().map(|task| if let Task::Entries { names, .. } = task { names.len() } else { 0 }).sum()
+}
+
+/// A report of work whose entries have all ended.
+fn all_ended(work: &Assignment) -> Report {
+    let result = |task: &Task| match task {
+        Task::Entries { .. } => TaskResult::Returned(vec![]),
+        Task::Range { .. } => TaskResult::Range(None),
+        _ => TaskResult::Ended,
+    };
+    Report {
+        halting: None,
+        id: work.id,
+        results: work.tasks.iter().map(result).collect(),
+        bytes_moved: 0,
+        ended: Stats::default(),
+        full: false,
+        not_durable: None,
+        failures: vec![],
+    }
+}
+
+#[test]
+fn of_idle_ranks_the_one_that_has_waited_longest_is_next() {
+    let mut coordinator = Coordinator::new(&[1, 1, 1], true, Arc::default());
+    let mut order = Vec::new();
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root() });
+    for n in 0..6 {
+        let names = Names::one(format!("f{n}").as_bytes(), Kind::File);
+        coordinator.scan(ScanEvent::Names { dir: 0, names });
+        let work = coordinator.next_work().expect("a rank is idle");
+        order.push(work.rank);
+        coordinator.report(work.rank, &all_ended(&work)).expect("in order");
+    }
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_slow_rank_is_given_less() {
+    let mut coordinator = Coordinator::new(&[1; 8], true, Arc::default());
+    one_dir(&mut coordinator, 100_000);
+    let mut running: VecDeque<Assignment> = VecDeque::new();
+    let mut last = [0; 8];
+    for round in 1..=400 {
+        while let Some(work) = coordinator.next_work() {
+            last[work.rank] = names_in(&work);
+            running.push_back(work);
+        }
+        // rank 3 takes ten times as long
+        let at = running.iter().position(|work| work.rank != 3 || round % 80 == 0).expect("all have work");
+        let work = running.remove(at).expect("it has a position");
+        coordinator.report(work.rank, &all_ended(&work)).expect("in order");
+        let mut more = Names::default();
+        (0..names_in(&work)).for_each(|n| more.push(format!("{round}-{n}").as_bytes(), Kind::File));
+        coordinator.scan(ScanEvent::Names { dir: 0, names: more });
+    }
+    assert!(last[3] * 3 < last[0], "{last:?}");
+}
+
+#[test]
+fn many_threads_have_a_longer_queue_and_longer_assignments() {
+    let mut coordinator = Coordinator::new(&[4; 10_000], true, Arc::default());
+    one_dir(&mut coordinator, MAX_QUEUED_NAMES);
+    assert!(coordinator.wants_scan());
+    let work = coordinator.next_work().expect("names");
+    assert_eq!(names_in(&work), 40_000 / 150, "rank 0 has to answer 40,000 threads");
+    coordinator.scan_ended();
+    let work = coordinator.next_work().expect("names");
+    assert_eq!(names_in(&work), 40_000 / 1000, "all have to end together");
+}
+
 #[test]
 fn a_result_that_does_not_fit_its_task_is_refused() {
     let mut coordinator = Coordinator::new(&[1], true, Arc::default());
