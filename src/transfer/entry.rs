@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::data::Span;
-use super::known::Checked;
+use super::known::{Checked, Earlier};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::{Range, range_len_of};
@@ -84,9 +84,11 @@ impl Mover {
                 break;
             }
             let path = dir.join(&known.name);
+            let earlier = known.entry.as_ref().and_then(Earlier::of);
             let attempt = self.retried(|me, again| {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
-                match me.check_known(source, &place, &known)? {
+                let checked = earlier.as_ref().map(|earlier| me.check_known(source, &place, earlier)).transpose()?;
+                match checked.unwrap_or(Checked::Copy { ours: false }) {
                     Checked::There(attempt) => Ok(attempt),
                     Checked::Copy { ours } => {
                         // of a copy that was complete the user's word counts: what is there is left
@@ -95,10 +97,10 @@ impl Mover {
                     }
                 }
             });
-            match (attempt, known.entry) {
-                (Ok(Attempt::Confirmed), Some(entry)) => {
-                    confirmed.push(entry.number);
-                    self.confirm(path, entry);
+            match (attempt, earlier) {
+                (Ok(Attempt::Confirmed), Some(earlier)) => {
+                    confirmed.push(earlier.number);
+                    self.confirm(path, earlier);
                 }
                 (attempt, _) => returned.extend(self.end_attempt(path, known.kind, attempt)),
             }
@@ -275,7 +277,7 @@ impl Mover {
         } else {
             (End::buffered(from), End::buffered(to))
         };
-        let mut hasher = self.job.tuning.digest.then(PieceHasher::whole);
+        let mut hasher = self.job.tuning.digest.then(|| PieceHasher::whole(meta.size));
         let whole = Range { offset: 0, len: meta.size };
         let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
         let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;

@@ -19,9 +19,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use keeper::Keeper;
 
 use crate::comm::{self, Comm, Pause, ReceiveError};
-use crate::journal::{Entries, Header, Item, Journal, Recorder, encode_item};
+use crate::journal::{Entries, Header, Journal, Recorder};
 use crate::proto::{
-    Checkpoint, Durability, Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, StatePlace, Task, Trouble,
+    Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
 };
 use crate::scan::{MAX_SCAN_THREADS, Roots};
 use crate::signals::{SignalError, Signals};
@@ -44,7 +44,7 @@ pub struct Worker {
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     cached_dirs: usize,
-    sorted: Option<std::iter::Peekable<Entries>>,
+    sorted: Option<Entries>,
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
@@ -207,8 +207,8 @@ impl Worker {
                     comm.sum(&self.stats().to_array());
                 }
             }
-            Message::WantRecords => {
-                let (records, last) = self.next_records()?;
+            Message::WantRecords(len) => {
+                let (records, last) = self.next_records(len.min(MAX_RECORDS_LEN) as usize)?;
                 comm.send(0, &Message::Records { records, last });
             }
             Message::Bye => return Ok(Next::Over),
@@ -306,30 +306,16 @@ impl Worker {
         *self.recorder.lock().unwrap_or_else(PoisonError::into_inner).stats()
     }
 
-    fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
+    fn next_records(&mut self, len: usize) -> Result<(Records, bool), WorkerError> {
         let _acting = act_as(self.job.policy.run_as).map_err(|err| WorkerError::Records(err.into()))?;
         if let Some(keeper) = self.keeper.take() {
             let journal = keeper.into_journal().ok_or(WorkerError::Thread)?;
-            self.sorted = Some(journal.into_sorted().map_err(WorkerError::Records)?.peekable());
+            self.sorted = Some(journal.into_sorted().map_err(WorkerError::Records)?);
         }
         let sorted = self.sorted.as_mut().expect("made above");
-        let mut frame = Vec::new();
-        let mut trouble = None;
-        while frame.len() < RECORDS_FRAME_LEN {
-            match sorted.next() {
-                Some(Ok(record)) => encode_item(&Item::Entry(record), &mut frame),
-                Some(Err(error)) => {
-                    trouble = Some(error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        let last = sorted.peek().is_none();
-        match trouble {
-            Some(error) => Err(WorkerError::Records(error)),
-            None => Ok((Records(frame), last)),
-        }
+        let mut frame = Vec::with_capacity(len + 1024);
+        sorted.fill(&mut frame, len).map_err(WorkerError::Records)?;
+        Ok((Records(frame), sorted.is_at_end()))
     }
 }
 
