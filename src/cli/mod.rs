@@ -13,7 +13,7 @@ pub use config::{Config, FilterArg, Follow, Output, OwnerArgs, Resume};
 
 use crate::policy::{Aspect, Rule};
 use crate::proto::{Direct, Durability, Sparse};
-use crate::types::{parse_duration, parse_size};
+use crate::types::{parse_duration, parse_rate, parse_size};
 
 /// Bytes. Chosen by measurement, see ARCHITECTURE.md.
 const DEFAULT_RANGE_LEN: &str = "16MiB";
@@ -191,6 +191,11 @@ pub struct Cli {
     /// Do not compute BLAKE3 digests
     #[arg(help_heading = HOW, long)]
     no_digest: bool,
+
+    /// Read, and write, at most so many bytes a second, all ranks together: 500M, 2G. While the job runs, another rate that
+    /// is written to the file limit-rate in the state directory (.pcopy) takes its place; none is no limit
+    #[arg(help_heading = HOW, long, value_name = "RATE", value_parser = parse_rate)]
+    limit_rate: Option<u64>,
 
     /// How often what was copied is made durable and written down: 200ms, 5s, 1m
     #[arg(help_heading = HOW, long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]

@@ -48,6 +48,8 @@ pub enum Message {
     Checkpoint(Checkpoint),
     /// A rank to rank 0: its process was signalled.
     Signalled(Signal),
+    /// Rank 0 to a rank: read, and write, at most so many bytes a second, from now on.
+    Limit(Option<u64>),
     /// Rank 0 to all: leave what you have not begun, and break off what you have.
     Halt,
     /// Rank 0 to all: there is no more work; the I/O threads end.

@@ -229,6 +229,7 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         prop_oneof![Just(Ok(())), ".*".prop_map(Err)].prop_map(Message::Stopped),
         any::<u32>().prop_map(Message::WantRecords),
+        any::<Option<u64>>().prop_map(Message::Limit),
         (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, last)| Message::Records { records: Records(bytes), last }),
         Just(Message::Bye),
     ]

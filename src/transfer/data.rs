@@ -58,10 +58,11 @@ impl Mover {
             }
             at = data;
             while at < data_end {
+                let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
+                self.throttle.wait(len, || self.is_halting());
                 if self.is_halting() {
                     return Err(Failure::STOPPED);
                 }
-                let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
                 let got = source.read(&mut self.buffer, len, at).at(Op::Read, SOURCE)?;
                 if got < len {
                     return Ok(Span::NotItsLength);

@@ -27,7 +27,7 @@ use crate::scan::{MAX_SCAN_THREADS, Roots};
 use crate::signals::{SignalError, Signals};
 use crate::state::{self, Scratch};
 use crate::sys::{DirCache, act_as};
-use crate::transfer::{Mover, Node, reading, wait_for_marker};
+use crate::transfer::{Mover, Node, Throttle, reading, wait_for_marker};
 use crate::types::Stats;
 
 /// A rank that takes part in the job.
@@ -40,6 +40,7 @@ pub struct Worker {
     _scratch: Option<Scratch>,
     /// Tells the I/O threads to leave what they have not begun.
     halt: Arc<AtomicBool>,
+    throttle: Arc<Throttle>,
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
@@ -157,9 +158,9 @@ impl Worker {
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
         let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
         let mut handles = Vec::new();
-        let halt = Arc::new(AtomicBool::new(false));
+        let (halt, throttle) = (Arc::new(AtomicBool::new(false)), Arc::new(Throttle::default()));
         for index in 0..count {
-            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, &halt);
+            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, (&halt, &throttle));
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
@@ -178,6 +179,7 @@ impl Worker {
             keeper: Some(keeper),
             _scratch: scratch,
             halt,
+            throttle,
             tasks: Some(tasks),
             events,
             threads: handles,
@@ -198,6 +200,7 @@ impl Worker {
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
             Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
+            Message::Limit(bytes_per_s) => self.throttle.set(bytes_per_s),
             Message::Halt => self.halt.store(true, Ordering::Relaxed),
             Message::Stop => {
                 let stopped = self.stop();
