@@ -130,7 +130,7 @@ def report_all(bench, options):
     summaries = report.summarize(bench.runs)
     reached = targets.judge(summaries, bench.threads)
     report.print_tables(summaries)
-    targets.print_table(reached)
+    targets.print_table(reached, options.quick)
     machine = report.machine(bench.toolbox.launchers.values())
     print("\n" + report.machine_line(machine))
     if options.json:

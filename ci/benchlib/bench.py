@@ -1,5 +1,6 @@
 """The benchmark itself: at each place each work, in turns, with every copy checked."""
 
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from .trees import Trees
 from .works import IDLE, WORKS, Event
 
 GIB = 1 << 30
+# Who takes longer than both, this and that many times the slowest pcopy, need not show it again.
+SLOW_SECONDS, SLOW_RATIO = 10, 10
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -59,6 +62,7 @@ class Bench:
         self.toolbox, self.configs, self.options, self.scratch = toolbox, configs, options, Path(scratch)
         self.trees = Trees(sizes)
         self.loop = compile_c("loop", scratch)
+        Path(scratch, "empty").mkdir()
         self.threads = {}
         if "small" in options.only and toolbox.has("loop"):
             self.threads = {c: io_threads(toolbox.runner, toolbox, c, scratch) for c in configs}
@@ -103,9 +107,17 @@ class Bench:
         event = Event(self.toolbox, self.configs, self.threads, self.loop, large_mib, place.on_disk)
         entrants = work.entrants(event)
         print(f"{work.name} on {place.kind}: {want[1]} files, {want[2] / 1e6:.1f} MB")
+        sitting_out = set()
         for number in range(1, self.options.rounds + 1):
-            for entrant in entrants:
-                self.runs.append(self.turn(work, place, want, entrant, number))
+            pcopy_seconds = []  # of this round
+            for entrant in (e for e in entrants if e.name() not in sitting_out):
+                run = self.turn(work, place, want, entrant, number)
+                self.runs.append(run)
+                if entrant.name() == "pcopy":
+                    pcopy_seconds.append(run["seconds"])
+                elif run["seconds"] > max(SLOW_SECONDS, SLOW_RATIO * max(pcopy_seconds, default=math.inf)):
+                    sitting_out.add(entrant.name())
+                    print(f"  {entrant.name()} sits out what is left of {work.name}")
 
     def turn(self, work, place, want, entrant, number):
         """One run: its line in the table of runs."""

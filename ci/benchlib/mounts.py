@@ -8,8 +8,8 @@ from pathlib import Path
 
 # mergerfs with one branch is a passthrough. Of the servers in Debian 12 it is the one that can do this: its
 # own libfuse takes messages of 256 pages and a fixed number of threads, while bindfs there is built with
-# libfuse 2 (128 KiB, threads without a limit). What it does was checked with strace: direct reads
-# and writes, and buffered writes, are 1 MiB; buffered reads are as long as the readahead.
+# libfuse 2 (128 KiB, threads without a limit). What it does was checked with strace: direct reads and
+# writes are 1 MiB; buffered reads are as long as the readahead; buffered writes as long as each write(2), to 1 MiB.
 PASSTHROUGH = "threads=4,fuse_msg_size=256,cache.files=auto-full,use_ino,minfreespace=0,moveonenospc=false"
 READAHEAD_KIB = 1024
 

@@ -10,7 +10,7 @@ WIDTH, LEFT, RIGHT = 860, 190, 60
 BAR, GAP, TOOL_GAP, TITLE = 8, 1, 7, 34
 COLOURS = ("#4477aa", "#66a5d4", "#cc6677", "#dd9a4f", "#228833", "#8a6bbf")
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-LEFT_OUT = ("fio-read", "fio-write")  # each is half of a copy
+LEFT_OUT = ("fio-read", "fio-write", "pcopy-nothing")  # no whole copies
 STYLE = """
   text { font: 12px sans-serif; fill: #222 } .title { font-weight: bold } .value { font-size: 9px }
   .note { fill: #666 } .back { fill: #fff } .tick { stroke: #ddd } .one { stroke: #222; stroke-width: 1.5 }

@@ -124,14 +124,14 @@ def print_work(work, place, group):
     )
     for one in group:
         if "median_seconds" in one:
-            small = one["cpu_microseconds_a_file"] < 1e6
+            many = one["files"] >= 100
             line = [
                 f"{label(one):<19} {one['median_seconds']:8.3f} {one['min_seconds']:8.3f}..{one['max_seconds']:<7.3f}",
                 cell(one["median_seconds_with_sync"], 8, 3),
-                cell(one["files_per_second"], 8, 0 if small else 2),
-                cell(one["megabytes_per_second"], 7, 0),
+                cell(one["files_per_second"] if many else None, 8, 0),
+                cell(one["megabytes_per_second"] or None, 7, 0),
                 cell(one["median_cpu_seconds"], 7),
-                cell(one["cpu_microseconds_a_file"] if small else None, 8, 1),
+                cell(one["cpu_microseconds_a_file"] if many else None, 8, 1),
                 cell(one["cpu_seconds_a_gib"], 7),
                 cell(mib(one["peak_kib"]), 8, 1),
                 cell(mib(one["rank0_peak_kib"]), 7, 1),

@@ -128,10 +128,10 @@ def judge(summaries, threads):
     return judged
 
 
-def print_table(judged):
+def print_table(judged, is_quick):
     if not judged:
         return
-    print("\nTargets (o2: OpenMPI, np 2)")
+    print("\nTargets (o2: OpenMPI, np 2)" + ("; with --quick these figures tell nothing" if is_quick else ""))
     for line in judged:
         cells = []
         for config, one in line["figures"].items():

@@ -98,6 +98,11 @@ class Toolbox:
     def pcopy(self, configs, tool="pcopy", options=(), **traits):
         return self.ranked(tool, "pcopy", ["-q", *self.args, *options, "{src}", "{dst}"], configs, **traits)
 
+    def nothing(self, configs):
+        """pcopy of an empty directory: what the start of mpirun takes, and all else that no file causes."""
+        options = ["-q", *self.args, "{scratch}/empty", "{dst}"]
+        return self.ranked("pcopy-nothing", "pcopy", options, configs, copies=False) if self.has("pcopy") else []
+
     def base(self, configs):
         return self.ranked("base", "base", ["-q", *self.args, "{src}", "{dst}"], configs)
 
@@ -110,10 +115,8 @@ class Toolbox:
 
 def io_threads(runner, toolbox, config, scratch):
     """How many I/O threads all ranks of pcopy have together; it says so with -v."""
-    source = Path(scratch, "empty")
-    source.mkdir(exist_ok=True)
-    command = toolbox.ranked("pcopy", "pcopy", ["-v", "--dry-run", str(source), str(Path(scratch, "none"))], [config])[0]
-    runner.run(command.command(), limit=60)
+    options = ["-v", "--dry-run", "{scratch}/empty", "{scratch}/none"]
+    runner.run(toolbox.ranked("pcopy", "pcopy", options, [config])[0].command(scratch=scratch), limit=60)
     said = re.search(r"with (\d+) I/O thread", runner.log.read_text(errors="replace"))
     return int(said[1]) if said else 2 * config.np
 

@@ -46,7 +46,7 @@ def copying(event, no_digest=False):
 
 def small(event):
     threads = sorted(set(event.threads.values())) if event.toolbox.has("loop") else []
-    return copying(event) + [loop_entrant(event.loop, n) for n in threads]
+    return copying(event) + event.toolbox.nothing(event.configs) + [loop_entrant(event.loop, n) for n in threads]
 
 
 def large(event):
