@@ -58,6 +58,9 @@ def parse(argv):
     parser.add_argument("--check", choices=("census", "full"), default="full")
     parser.add_argument("--limit", default="1800")
     parser.add_argument("--quick", action="store_true")
+    if "--args" in argv[:-1]:  # its value begins with dashes, which argparse would take for another option
+        at = argv.index("--args")
+        argv = [*argv[:at], f"--args={argv[at + 1]}", *argv[at + 2 :]]
     options = parser.parse_args(argv)
     names = [name for work in WORKS for name in (work.name, work.name.partition("-")[0])] + [IDLE]
     options.only = listed(options.only, list(dict.fromkeys(names)), "--only") if options.only else names
@@ -120,10 +123,15 @@ def main():
         bench = Bench(box, configs, options, QUICK if options.quick else Sizes(), scratch)
         for skipped in box.missing:
             bench.skip(skipped)
-        for kind, parent in (("tmpfs", options.tmpfs), ("disk", options.disk)):
-            if parent != "none":
-                bench.at(Place(kind, parent, stack))
-    return report_all(bench, options)
+        stopped = 0
+        try:
+            for kind, parent in (("tmpfs", options.tmpfs), ("disk", options.disk)):
+                if parent != "none":
+                    bench.at(Place(kind, parent, stack))
+        except Stopped as reason:  # what was measured until then is worth having
+            stopped = reason.code
+    failures = report_all(bench, options) if bench.runs else 0
+    return stopped or failures
 
 
 def report_all(bench, options):
@@ -157,9 +165,13 @@ def ignore_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
+class Stopped(SystemExit):
+    """By a signal; the code is the exit code."""
+
+
 def stop(number, _):
     ignore_signals()
-    sys.exit(128 + number)
+    raise Stopped(128 + number)
 
 
 if __name__ == "__main__":

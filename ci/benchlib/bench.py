@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import idle, mounts
 from .check import census, contents_differ
+from .process import Measured
 from .setup import compile_c, die
 from .tools import io_threads
 from .trees import Trees
@@ -125,17 +126,14 @@ class Bench:
         if not entrant.again:
             remove(place.dst)
         cache = self.prepare_cache(work, place)
-        mount_point = self.scratch / "mount"
-        with mounts.passthrough(runner, place.dir, mount_point) if work.fuse else nullcontext():
-            src = mount_point / "src" if work.fuse == "src" else place.src
-            dst = mount_point / "dst" if work.fuse == "dst" else place.dst
-            command = entrant.command(src=src, dst=dst, scratch=self.scratch)
-            slowed_rank = entrant.config.np - 1 if entrant.slowed else None
-            measured = runner.run(command, self.options.limit, slowed_rank, entrant.keep_output)
-        began = time.monotonic()
-        place.sync()
-        sync_seconds = time.monotonic() - began
-        check = self.check(work, place, want, entrant, measured, number)
+        try:
+            measured = self.measure(work, place, entrant)
+            began = time.monotonic()
+            place.sync()
+            sync_seconds = time.monotonic() - began
+            check = self.check(work, place, want, entrant, measured, number)
+        except mounts.MountFailed as failure:
+            measured, sync_seconds, check = Measured(), 0.0, str(failure)
         if check == "ok" and entrant.seconds_from:
             measured.seconds = entrant.seconds_from(runner.log.read_text())
         self.tell(f"round {number}: {entrant}", measured.seconds, check)
@@ -155,6 +153,15 @@ class Bench:
             "check": check,
             **asdict(measured),
         }
+
+    def measure(self, work, place, entrant):
+        mount_point = self.scratch / "mount"
+        with mounts.passthrough(self.toolbox.runner, place.dir, mount_point) if work.fuse else nullcontext():
+            src = mount_point / "src" if work.fuse == "src" else place.src
+            dst = mount_point / "dst" if work.fuse == "dst" else place.dst
+            command = entrant.command(src=src, dst=dst, scratch=self.scratch)
+            slowed_rank = entrant.config.np - 1 if entrant.slowed else None
+            return self.toolbox.runner.run(command, self.options.limit, slowed_rank, entrant.keep_output)
 
     def prepare_cache(self, work, place):
         if not place.on_disk:
@@ -182,7 +189,7 @@ class Bench:
     def tell(self, what, seconds, check):
         print(f"  {what}: {seconds:.3f} s" + ("" if check == "ok" else f": {check}"))
         if check != "ok":
-            print("\n".join(self.toolbox.runner.log.read_text(errors="replace").splitlines()[-5:]), file=sys.stderr)
+            sys.stderr.writelines(self.toolbox.runner.log.read_text(errors="replace").splitlines(keepends=True)[-5:])
 
     def idle(self, place):
         """At one place: it is the ranks that are measured."""
@@ -194,9 +201,11 @@ class Bench:
         self.idle_done = True
         for mpi in self.toolbox.launchers:
             print(f"idle under {mpi}: {idle.NP} ranks, one of them copies")
-            seconds = self.trees.sizes.idle_seconds
-            mount_point = self.scratch / "mount"
-            measured, percent, check = idle.measure(self.toolbox, mpi, place.dir, mount_point, seconds, self.options.limit)
+            work = idle.Idle(self.toolbox, mpi, self.trees.sizes.idle_seconds, self.options.limit)
+            try:
+                measured, percent, check = work.measure(place.src, place.dst, self.scratch / "mount")
+            except mounts.MountFailed as failure:
+                measured, percent, check = Measured(), {}, str(failure)
             remove(place.src, place.dst)
             self.tell(f"most of an idle rank {max(percent.values(), default=0):.2f} %, the copy", measured.seconds, check)
             self.runs.append(

@@ -3,47 +3,59 @@ slow mount. Of each rank user and system time are read from /proc at two moments
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from .mounts import slow
 from .tools import Config
 from .trees import MIB, random_file
-from .mounts import slow
 
 NP = 64
-BYTES_PER_SECOND = 16 * MIB
+MIB_PER_SECOND = 16
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def measure(toolbox, mpi, directory, mount_point, seconds, limit):
-    """CPU in percent of one core, by rank, of all but the one that copies; as a result with the run's peaks."""
-    source, copy = Path(directory, "src"), Path(directory, "dst")
-    source.mkdir()
-    # for as long as is measured, before that until it is seen, and some time after
-    random_file(source / "slow.bin", BYTES_PER_SECOND * (seconds + 8) // MIB)
-    runner = toolbox.runner
-    with slow(runner, source, mount_point, BYTES_PER_SECOND):
-        options = ["-k", "1TiB", "--progress", "0"]
-        entrant = toolbox.pcopy([Config(mpi, NP)], options=options)[0]
-        with runner.start(entrant.command(src=mount_point, dst=copy)) as job:
-            deadline = time.monotonic() + limit
-            while max((bytes_read(job, rank) for rank in range(NP)), default=0) < BYTES_PER_SECOND:
-                if job.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the copy did not begin: " + runner.log.read_text(errors="replace"))
-                time.sleep(0.1)
-            began, before = time.monotonic(), [cpu_seconds(job, rank) for rank in range(NP)]
-            time.sleep(seconds)
-            took, after = time.monotonic() - began, [cpu_seconds(job, rank) for rank in range(NP)]
-            copier = max(range(NP), key=lambda rank: bytes_read(job, rank))
-            measured = job.wait(limit)
-    percent = {r: 100 * (after[r] - before[r]) / took for r in range(NP) if r != copier and None not in (before[r], after[r])}
-    same_size = (copy / "slow.bin").exists() and (copy / "slow.bin").stat().st_size == (source / "slow.bin").stat().st_size
-    if measured.exit_code:
-        check = f"exit code {measured.exit_code}"
-    elif len(percent) < NP - 1:
-        check = "the copy ended while it was measured"
-    else:
-        check = "ok" if same_size else "not copied whole"
-    return measured, percent, check
+@dataclass
+class Idle:
+    toolbox: object
+    mpi: str
+    seconds: int  # for so long
+    limit: int
+
+    def measure(self, src, dst, mount_point):
+        """What the run took; CPU in percent of one core by rank, but for the one that copies; ok, or what is wrong."""
+        src.mkdir()
+        # for as long as is measured, before that until it is seen, and some time after
+        random_file(src / "slow.bin", MIB_PER_SECOND * (self.seconds + 8))
+        runner = self.toolbox.runner
+        entrant = self.toolbox.pcopy([Config(self.mpi, NP)], options=["-k", "1TiB", "--progress", "0"])[0]
+        with slow(runner, src, mount_point, MIB_PER_SECOND * MIB):
+            with runner.start(entrant.command(src=mount_point, dst=dst)) as job:
+                percent = self.percent(job) if self.has_begun(job) else {}
+                measured = job.wait(self.limit)
+        if measured.exit_code:
+            return measured, percent, f"exit code {measured.exit_code}"
+        if len(percent) < NP - 1:
+            return measured, percent, "the copy ended while it was measured"
+        whole = (dst / "slow.bin").stat().st_size == (src / "slow.bin").stat().st_size
+        return measured, percent, "ok" if whole else "not copied whole"
+
+    def has_begun(self, job):
+        """Waits until a rank has read what takes a second."""
+        deadline = job.started + self.limit
+        while max(bytes_read(job, rank) for rank in range(NP)) < MIB_PER_SECOND * MIB:
+            if job.process.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def percent(self, job):
+        began, before = time.monotonic(), [cpu_seconds(job, rank) for rank in range(NP)]
+        time.sleep(self.seconds)
+        took, after = time.monotonic() - began, [cpu_seconds(job, rank) for rank in range(NP)]
+        copier = max(range(NP), key=lambda rank: bytes_read(job, rank))
+        idle = (rank for rank in range(NP) if rank != copier and None not in (before[rank], after[rank]))
+        return {rank: 100 * (after[rank] - before[rank]) / took for rank in idle}
 
 
 def bytes_read(job, rank):
@@ -54,6 +66,7 @@ def bytes_read(job, rank):
 
 
 def cpu_seconds(job, rank):
+    """User and system time of all its threads; None when it has ended."""
     try:
         fields = Path(f"/proc/{job.pid_of(rank)}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -14,6 +14,10 @@ PASSTHROUGH = "threads=4,fuse_msg_size=256,cache.files=auto-full,use_ino,minfree
 READAHEAD_KIB = 1024
 
 
+class MountFailed(Exception):
+    pass
+
+
 def why_not():
     """None, or why there can be no FUSE mount."""
     return None if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse: cannot be opened"
@@ -44,7 +48,7 @@ def served(runner, argv, mount_point):
         deadline = time.monotonic() + 10
         while not os.path.ismount(mount_point):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{argv[0]} did not mount {mount_point}")
+                raise MountFailed(f"{argv[0]} did not mount {mount_point}")
             time.sleep(0.01)
         set_readahead(mount_point)
         yield

@@ -57,7 +57,7 @@ def ratios(summaries, note):
     values = [ratio for group in groups.values() for one in group for ratio in one["ratio_to_pcopy"].values()]
     configs = list(dict.fromkeys(c for group in groups.values() for one in group for c in one["ratio_to_pcopy"]))
     colours = {config: COLOURS[i % len(COLOURS)] for i, config in enumerate(configs)}
-    drawing = Drawing(min([0.5, *values]) / 1.15, max([2, *values]) * 1.15)
+    drawing = Drawing(min([0.5, *values]) / 1.4, max([2, *values]) * 1.15)
     drawing.text(12, 22, "Time over pcopy's: right of 1 pcopy is faster", "title")
     drawing.text(12, 40, note, "note")
     for i, config in enumerate(configs):

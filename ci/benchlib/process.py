@@ -21,8 +21,8 @@ SLOW_PERIOD_SECONDS = 0.1  # a slowed rank is stopped and runs for this long in 
 
 @dataclass
 class Measured:
-    exit_code: int
-    seconds: float
+    exit_code: int = 0
+    seconds: float = 0.0
     user_seconds: float = 0.0
     system_seconds: float = 0.0
     peak_kib: int = 0  # of the largest process
@@ -73,6 +73,15 @@ def end_all(spare):
             pids = [p for p in descendants(os.getpid()) if p not in spare]
 
 
+def has_ended(pid, seconds):
+    """Waits for it, for so long at most. (Popen.wait with a limit looks only 20 times a second.)"""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], seconds)[0])
+    finally:
+        os.close(pidfd)
+
+
 class SlowedRank(threading.Thread):
     """Stops a process half of the time."""
 
@@ -93,7 +102,7 @@ class SlowedRank(threading.Thread):
 
 
 class Runner:
-    """Starts commands under meter.c, which see."""
+    """Starts commands under meter.c, one at a time."""
 
     def __init__(self, meter, scratch):
         self.meter = meter
@@ -159,12 +168,7 @@ class Job:
             slowed.start()
         try:
             left = limit - (time.monotonic() - self.started)
-            # Popen.wait with a limit would look only 20 times a second
-            pidfd = os.pidfd_open(self.process.pid)
-            try:
-                in_time = select.select([pidfd], [], [], max(left, 0))[0]
-            finally:
-                os.close(pidfd)
+            in_time = self.process.returncode is not None or has_ended(self.process.pid, max(left, 0))
             seconds = time.monotonic() - self.started
         finally:
             if slowed:
