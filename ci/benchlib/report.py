@@ -61,12 +61,13 @@ def summary(runs):
         percents = [percent for run in good for percent in run["idle_cpu_percent"].values()]
         result |= {"idle_cpu_percent_max": max(percents), "idle_cpu_percent_median": statistics.median(percents)}
         return result
+    files, size = result["files"], result["bytes"]
     result |= {
         "median_seconds_with_sync": statistics.median(run["seconds"] + run["sync_seconds"] for run in good),
-        "files_per_second": result["files"] / result["median_seconds"],
-        "megabytes_per_second": result["bytes"] / 1e6 / result["median_seconds"],
-        "cpu_microseconds_a_file": cpu * 1e6 / result["files"],
-        "cpu_seconds_a_gib": cpu / (result["bytes"] / GIB) if result["bytes"] else None,
+        "files_per_second": files / result["median_seconds"],
+        "megabytes_per_second": size / 1e6 / result["median_seconds"],
+        "cpu_microseconds_a_file": cpu * 1e6 / files if files else None,
+        "cpu_seconds_a_gib": cpu / (size / GIB) if size else None,
     }
     return result
 

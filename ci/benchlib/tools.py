@@ -42,6 +42,7 @@ class Entrant:
     argv: tuple
     config: Config = None
     copies: bool = True  # makes {dst}, which did not exist
+    reads_source: bool = True
     again: bool = False  # {dst} stays as the run before left it
     slowed: bool = False  # its last rank is stopped half of the time
     keep_output: bool = True
@@ -100,8 +101,9 @@ class Toolbox:
 
     def nothing(self, configs):
         """pcopy of an empty directory: what the start of mpirun takes, and all else that no file causes."""
-        options = ["-q", *self.args, "{scratch}/empty", "{dst}"]
-        return self.ranked("pcopy-nothing", "pcopy", options, configs, copies=False) if self.has("pcopy") else []
+        words = ["-q", *self.args, "{scratch}/empty", "{dst}"]
+        traits = {"copies": False, "reads_source": False}
+        return self.ranked("pcopy-nothing", "pcopy", words, configs, **traits) if self.has("pcopy") else []
 
     def base(self, configs):
         return self.ranked("base", "base", ["-q", *self.args, "{src}", "{dst}"], configs)
