@@ -164,7 +164,7 @@ class Bench:
 
     def prepare_cache(self, work, place):
         if not place.on_disk:
-            return "tmpfs"
+            return "memory"
         place.sync()
         chosen = self.options.cache or ("cold" if work.tree == "large" and os.access(DROP_CACHES, os.W_OK) else "warm")
         if chosen == "cold":
