@@ -121,8 +121,8 @@ def main():
         box = toolbox(options, runner)
         configs = [Config(mpi, np) for mpi in options.mpi for np in options.np]
         bench = Bench(box, configs, options, QUICK if options.quick else Sizes(), scratch)
-        for skipped in box.missing:
-            bench.skip(skipped)
+        for tool, why in box.missing.items():
+            bench.skip(f"{tool}: {why}")
         stopped = 0
         try:
             for kind, parent in (("tmpfs", options.tmpfs), ("disk", options.disk)):

@@ -63,6 +63,7 @@ class Bench:
         self.toolbox, self.configs, self.options, self.scratch = toolbox, configs, options, Path(scratch)
         self.trees = Trees(sizes)
         self.loop = compile_c("loop", scratch)
+        self.buffered = compile_c("buffered", scratch, "-shared", "-fPIC", "-ldl")
         Path(scratch, "empty").mkdir()
         self.threads = {}
         if "small" in options.only and toolbox.has("loop"):
@@ -155,7 +156,8 @@ class Bench:
 
     def measure(self, work, place, entrant):
         mount_point = self.scratch / "mount"
-        with mounts.passthrough(self.toolbox.runner, place.dir, mount_point) if work.fuse else nullcontext():
+        mount = mounts.passthrough(self.toolbox.runner, self.buffered, place.dir, mount_point) if work.fuse else nullcontext()
+        with mount:
             src = mount_point / "src" if work.fuse == "src" else place.src
             dst = mount_point / "dst" if work.fuse == "dst" else place.dst
             command = entrant.command(src=src, dst=dst, scratch=self.scratch)

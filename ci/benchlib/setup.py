@@ -58,11 +58,11 @@ def linked_mpi(program):
     return "mpich" if "libmpich" in libraries else "openmpi"
 
 
-def compile_c(name, scratch):
+def compile_c(name, scratch, *options):
     """Builds NAME.c from beside this file; the program's path."""
     program = Path(scratch) / name
     source = Path(__file__).with_name(f"{name}.c")
-    done = subprocess.run(["gcc", "-O2", "-pthread", "-o", str(program), str(source)])
+    done = subprocess.run(["gcc", "-O2", "-pthread", *options, "-o", str(program), str(source)])
     if done.returncode:
         die(f"gcc could not compile {source}")
     return str(program)

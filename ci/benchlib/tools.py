@@ -68,19 +68,19 @@ class Toolbox:
         self.programs["dwalk"] = {
             mpi: str(path) for mpi, path in ((m, Path(f).with_name("dwalk")) for m, f in dcp.items()) if path.exists()
         }
-        self.missing = list(self.find_missing())
+        self.missing = dict(self.find_missing())  # {tool: why}
 
     def find_missing(self):
         for tool in self.wanted:
             if tool in SERIAL and not shutil.which(SERIAL[tool][0]):
-                yield f"{tool}: not on PATH"
+                yield tool, "not on PATH"
         if set(DCP) & set(self.wanted):
             for mpi in self.launchers:
                 if mpi not in self.programs["dcp"]:
-                    yield f"dcp under {mpi}: none that is linked with it (--dcp)"
+                    yield f"dcp under {mpi}", "none that is linked with it (--dcp)"
 
     def has(self, tool):
-        return tool in self.wanted and not any(m.startswith(f"{tool}:") for m in self.missing)
+        return tool in self.wanted and tool not in self.missing
 
     def serial(self, tool):
         return [Entrant(LABELS.get(tool, tool), tuple(SERIAL[tool]))] if self.has(tool) else []
