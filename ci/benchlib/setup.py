@@ -27,14 +27,18 @@ def need_packages(*packages):
     shell('need_packages "$@" >&2', *packages)
 
 
+BUILD = """
+need_rust "$0/.." >&2  # it may have to extend PATH
+select_mpi "$1"
+need_packages "${mpi_packages[@]}" "${build_packages[@]}" >&2
+build_release "$0/.." "$1"
+"""
+
+
 def build_pcopy(mpis):
     """The release build for each MPI: {mpi: file}."""
-    shell('need_rust "$0/.." >&2')
     for mpi in mpis:
-        shell(
-            'select_mpi "$1"; need_packages "${mpi_packages[@]}" "${build_packages[@]}" >&2; build_release "$0/.." "$1" >&2',
-            mpi,
-        )
+        shell(BUILD, mpi)
     return {mpi: str(CI.parent / "target" / mpi / "release" / "pcopy") for mpi in mpis}
 
 
