@@ -163,6 +163,7 @@ impl Cli {
                 sparse: self.sparse,
                 durability: self.durability,
                 retries: self.retries,
+                reflink: self.reflink,
             },
             checkpoint_interval: self.checkpoint_interval,
             limit_rate: self.limit_rate,

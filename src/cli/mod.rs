@@ -12,7 +12,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueE
 pub use config::{Config, FilterArg, Follow, Output, OwnerArgs, Resume};
 
 use crate::policy::{Aspect, Rule};
-use crate::proto::{Direct, Durability, Sparse};
+use crate::proto::{Direct, Durability, Reflink, Sparse};
 use crate::types::{parse_duration, parse_rate, parse_size};
 
 /// Bytes. Chosen by measurement, see ARCHITECTURE.md.
@@ -187,6 +187,11 @@ pub struct Cli {
     #[arg(help_heading = HOW, short = 's', long, visible_alias = "synchronous", value_enum, value_name = "WHEN", default_value = "auto")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     direct: Direct,
+
+    /// When the copy shares the blocks of its source, which XFS and btrfs can within one file system: files of 128 KiB and
+    /// more (auto), all, or it is an error (always), none; digests are computed all the same
+    #[arg(help_heading = HOW, long, value_enum, value_name = "WHEN", default_value = "auto")]
+    reflink: Reflink,
 
     /// Do not compute BLAKE3 digests
     #[arg(help_heading = HOW, long)]

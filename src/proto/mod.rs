@@ -191,6 +191,19 @@ pub struct Tuning {
     pub durability: Durability,
     /// Times that an operation is tried again after a failure that may pass.
     pub retries: u32,
+    pub reflink: Reflink,
+}
+
+/// When a copy shares the blocks of its source, on file systems that can: XFS, btrfs and some others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Reflink {
+    /// Files of at least 128 KiB, where both are on one such file system.
+    #[default]
+    Auto,
+    /// Every file: it is an error where that is not possible.
+    Always,
+    /// None.
+    Never,
 }
 
 /// When files are read and written with `O_DIRECT`.

@@ -186,6 +186,7 @@ fn job() -> impl Strategy<Value = Job> {
                 sparse: Sparse::Always,
                 durability: Durability::None,
                 retries: 5,
+                reflink: Reflink::Always,
             },
             policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::data::Span;
+use super::data::{Pair, Span};
 use super::known::{Checked, Earlier};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
@@ -11,8 +11,7 @@ use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
 use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename,
-    set_len,
+    Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename, set_len,
 };
 use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
 
@@ -246,7 +245,7 @@ impl Mover {
             .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
             .at(Op::Create, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let copied = self.fill(place, from, to, made, &meta);
+        let copied = self.fill((source, place, made), from, to, &meta);
         match &copied {
             Ok(Some(_)) if temporary.is_some() => self.give_name(place, made),
             Ok(Some(_)) => Ok(()),
@@ -260,34 +259,27 @@ impl Mover {
     /// Data, metadata and close of a small file; `None` when the source changed meanwhile.
     fn fill(
         &mut self,
-        place: &Place,
+        (source, place, made): (u16, &Place, &[u8]),
         from: OwnedFd,
         to: OwnedFd,
-        made: &[u8],
         meta: &Meta,
     ) -> Result<Option<Facts>, Failure> {
         let sparse = self.keeps_holes(meta);
         if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
-        let mut ends = if self.wants_direct(meta.size) {
-            let (dir, name) = place.source();
-            let from = End::direct_source(from, dir, name, self.reading);
-            (from, End::direct_destination(to, place.dest(), made))
-        } else {
-            (End::buffered(from), End::buffered(to))
-        };
+        let mut pair = Pair::new(self, (source, place, made), (from, to), meta, sparse);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::whole(meta.size));
         let whole = Range { offset: 0, len: meta.size };
-        let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
-        let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;
+        let span = self.copy_range_of(&mut pair, whole, hasher.as_mut())?;
+        let after = Meta::of(pair.from.plain()).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
-        let (from, to) = (Handle::Open(ends.0.plain()), Handle::Open(ends.1.plain()));
+        let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
         let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
-        self.sync_if_needed(ends.1.plain())?;
-        ends.1.close().at(Op::Close, DEST)?;
+        self.sync_if_needed(pair.to.plain())?;
+        pair.to.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
         Ok(Some(Facts { digest, ..kept.facts(None) }))
     }

@@ -1,10 +1,11 @@
 //! What a rank's node knows of the job: open roots, who runs it, what its file systems can do.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use super::owners::IdMap;
 use crate::policy::XattrChoice;
 use crate::proto::Job;
 use crate::state::marker_name;
-use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name};
+use crate::sys::{
+    Errno, Meta, Mounts, group_name, is_in_memory, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name,
+};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -32,12 +35,16 @@ pub struct Node {
     pub(super) attributes: XattrChoice,
     pub(super) users: IdMap,
     pub(super) groups: IdMap,
+    /// Devices of sources whose blocks the destination cannot share.
+    unshared: Mutex<HashSet<u64>>,
 }
 
 pub(super) struct NodeSource {
     pub(super) dir: Arc<OwnedFd>,
     dev: u64,
     file_system: u64,
+    /// It is on the same file system in memory as the destination.
+    in_memory: bool,
 }
 
 impl Node {
@@ -54,9 +61,12 @@ impl Node {
         for source in &job.sources {
             let dir = open(&source.dir)?;
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
-            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
+            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system, in_memory: false });
         }
         let destination = open(&job.destination)?;
+        let in_memory = is_in_memory(&destination).unwrap_or(false);
+        let dev = Meta::of(&destination).map(|meta| meta.dev).ok().filter(|_| in_memory);
+        sources.iter_mut().for_each(|source| source.in_memory = dev == Some(source.dev));
         if !job.policy.dry_run {
             wait_for_marker(&destination, &job.destination, job.id)?;
         }
@@ -76,6 +86,7 @@ impl Node {
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
             users: IdMap::new(&job.policy.users, user_name).map_err(|err| err.to_string())?,
             groups: IdMap::new(&job.policy.groups, group_name).map_err(|err| err.to_string())?,
+            unshared: Mutex::default(),
         })
     }
 
@@ -102,6 +113,21 @@ impl Node {
     /// Whether each file and directory has to be made durable on its own.
     pub fn syncs_each(&self) -> bool {
         self.sync_each
+    }
+
+    /// Whether a source is on the same file system in memory as the destination.
+    pub(super) fn is_in_memory(&self, source: u16) -> bool {
+        self.sources[usize::from(source)].in_memory
+    }
+
+    /// Whether the destination may share blocks of files on this device, as far as is known.
+    pub(super) fn may_share(&self, dev: u64) -> bool {
+        !self.unshared.lock().unwrap_or_else(PoisonError::into_inner).contains(&dev)
+    }
+
+    /// Notes that the destination cannot share blocks of files on this device.
+    pub(super) fn never_shares(&self, dev: u64) {
+        self.unshared.lock().unwrap_or_else(PoisonError::into_inner).insert(dev);
     }
 
     /// What names the file that `meta` describes, the same on every node.

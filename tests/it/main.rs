@@ -37,6 +37,7 @@ mod power_cut_proof;
 mod preserve;
 mod races;
 mod real_trees;
+mod reflink;
 mod refusals;
 mod requeue;
 mod resume;
