@@ -372,7 +372,7 @@ fn is_aligned(offset: u64, align: usize) -> bool {
     offset.is_multiple_of(align as u64)
 }
 
-pub(super) fn file_offset(offset: u64, done: usize) -> Result<i64, Errno> {
+fn file_offset(offset: u64, done: usize) -> Result<i64, Errno> {
     i64::try_from(offset + done as u64).map_err(|_| Errno::EFBIG)
 }
 

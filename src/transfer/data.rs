@@ -6,7 +6,7 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{Direct, Reflink, Sparse};
-use crate::sys::{Buffer, End, Errno, Meta, Reading, copy_in_kernel, never_shares, next_data, open_read, share_blocks};
+use crate::sys::{Buffer, End, Errno, Meta, Reading, never_shares, next_data, open_read, share_blocks};
 use crate::types::{Failure, Op};
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
@@ -24,7 +24,6 @@ pub(super) enum Span {
 
 /// A file that is being copied, open on both sides.
 pub(super) struct Pair<'a> {
-    source: u16,
     place: &'a Place,
     /// The name at the destination, maybe a temporary one.
     made: &'a [u8],
@@ -41,27 +40,27 @@ impl<'a> Pair<'a> {
     /// Of descriptors of both sides; `meta` is the source's.
     pub(super) fn new(
         mover: &Mover,
-        (source, place, made): (u16, &'a Place, &'a [u8]),
+        (place, made): (&'a Place, &'a [u8]),
         (from, to): (OwnedFd, OwnedFd),
         meta: &Meta,
         sparse: bool,
     ) -> Self {
-        let (from, to) = if mover.wants_direct(source, meta.size) {
+        let (from, to) = if mover.wants_direct(meta.size) {
             let (dir, name) = place.source();
             let from = End::direct_source(from, dir, name, mover.reading);
             (from, End::direct_destination(to, place.dest(), made))
         } else {
             (End::buffered(from), End::buffered(to))
         };
-        Self { source, place, made, len: meta.size, dev: meta.dev, sparse, from, to }
+        Self { place, made, len: meta.size, dev: meta.dev, sparse, from, to }
     }
 }
 
 impl Mover {
     /// Whether a file of this many bytes is to be moved with `O_DIRECT`.
-    fn wants_direct(&self, source: u16, len: u64) -> bool {
+    fn wants_direct(&self, len: u64) -> bool {
         match self.job.tuning.direct {
-            Direct::Auto => len >= DIRECT_MIN_LEN && !self.node.is_in_memory(source),
+            Direct::Auto => len >= DIRECT_MIN_LEN,
             Direct::Always => len > 0,
             Direct::Never => false,
         }
@@ -72,7 +71,7 @@ impl Mover {
         self.job.tuning.sparse != Sparse::Never && meta.is_sparse()
     }
 
-    /// Copies `range` of the source to the same place of the destination, by whatever way is the shortest.
+    /// Copies `range` of the source to the same place of the destination: read and written, or shared.
     pub(super) fn copy_range_of(
         &mut self,
         pair: &mut Pair<'_>,
@@ -80,8 +79,7 @@ impl Mover {
         hasher: Option<&mut PieceHasher>,
     ) -> Result<Span, Failure> {
         if !self.share(pair, range)? {
-            let to = To { end: &mut pair.to, in_kernel: hasher.is_none() && self.node.is_in_memory(pair.source) };
-            return self.copy_span(&mut pair.from, Some(to), range, pair.sparse, hasher);
+            return self.copy_span(&mut pair.from, Some(&mut pair.to), range, pair.sparse, hasher);
         }
         if hasher.is_none() {
             self.task.bytes_moved += range.len;
@@ -90,7 +88,7 @@ impl Mover {
         // the digest is that of the copy: the source may have changed since
         let (dir, reading) = (pair.place.dest(), Reading::default());
         let back = open_read(dir, pair.made, reading).at(Op::Open, DEST)?;
-        let mut back = if self.wants_direct(pair.source, pair.len) {
+        let mut back = if self.wants_direct(pair.len) {
             End::direct_source(back, dir, pair.made, reading)
         } else {
             End::buffered(back)
@@ -127,7 +125,7 @@ impl Mover {
     fn copy_span(
         &mut self,
         from: &mut End,
-        mut to: Option<To<'_>>,
+        mut to: Option<&mut End>,
         range: Range,
         sparse: bool,
         mut hasher: Option<&mut PieceHasher>,
@@ -154,18 +152,6 @@ impl Mover {
                 if self.is_halting() {
                     return Err(Failure::STOPPED);
                 }
-                if let Some(to) = to.as_mut().filter(|to| to.in_kernel && !punches) {
-                    match copy_in_kernel(from.plain(), to.end.plain(), at, len) {
-                        Ok(0) => return Ok(Span::NotItsLength),
-                        Ok(copied) => {
-                            at += copied as u64;
-                            self.task.bytes_moved += copied as u64;
-                            continue;
-                        }
-                        // whatever it is, reading and writing will tell
-                        Err(_) => to.in_kernel = false,
-                    }
-                }
                 let got = from.read(&mut self.buffer, len, at).at(Op::Read, side)?;
                 if got < len {
                     return Ok(Span::NotItsLength);
@@ -175,8 +161,7 @@ impl Mover {
                 }
                 let block = &self.buffer[..len];
                 if let Some(to) = &mut to {
-                    if punches { write_data(to.end, block, at) } else { to.end.write(block, at) }
-                        .at(Op::Write, DEST)?;
+                    if punches { write_data(to, block, at) } else { to.write(block, at) }.at(Op::Write, DEST)?;
                 }
                 at += len as u64;
                 self.task.bytes_moved += len as u64;
@@ -184,13 +169,6 @@ impl Mover {
         }
         Ok(Span::Copied)
     }
-}
-
-/// Where data goes.
-struct To<'a> {
-    end: &'a mut End,
-    /// The kernel copies it, unseen.
-    in_kernel: bool,
 }
 
 /// Writes what is not zero, by pages, into a destination that is a hole there.

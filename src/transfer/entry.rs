@@ -245,7 +245,7 @@ impl Mover {
             .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
             .at(Op::Create, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let copied = self.fill((source, place, made), from, to, &meta);
+        let copied = self.fill((place, made), from, to, &meta);
         match &copied {
             Ok(Some(_)) if temporary.is_some() => self.give_name(place, made),
             Ok(Some(_)) => Ok(()),
@@ -259,7 +259,7 @@ impl Mover {
     /// Data, metadata and close of a small file; `None` when the source changed meanwhile.
     fn fill(
         &mut self,
-        (source, place, made): (u16, &Place, &[u8]),
+        (place, made): (&Place, &[u8]),
         from: OwnedFd,
         to: OwnedFd,
         meta: &Meta,
@@ -268,7 +268,7 @@ impl Mover {
         if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
-        let mut pair = Pair::new(self, (source, place, made), (from, to), meta, sparse);
+        let mut pair = Pair::new(self, (place, made), (from, to), meta, sparse);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::whole(meta.size));
         let whole = Range { offset: 0, len: meta.size };
         let span = self.copy_range_of(&mut pair, whole, hasher.as_mut())?;

@@ -45,7 +45,7 @@ impl Mover {
             return Ok(TaskResult::Changed);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let mut pair = Pair::new(self, (file.source, &place, &temporary), (from, to), &meta, file.sparse);
+        let mut pair = Pair::new(self, (&place, &temporary), (from, to), &meta, file.sparse);
         let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));

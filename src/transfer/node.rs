@@ -15,9 +15,7 @@ use super::owners::IdMap;
 use crate::policy::XattrChoice;
 use crate::proto::Job;
 use crate::state::marker_name;
-use crate::sys::{
-    Errno, Meta, Mounts, group_name, is_in_memory, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name,
-};
+use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name};
 use crate::types::{LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
@@ -43,8 +41,6 @@ pub(super) struct NodeSource {
     pub(super) dir: Arc<OwnedFd>,
     dev: u64,
     file_system: u64,
-    /// It is on the same file system in memory as the destination.
-    in_memory: bool,
 }
 
 impl Node {
@@ -61,12 +57,9 @@ impl Node {
         for source in &job.sources {
             let dir = open(&source.dir)?;
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
-            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system, in_memory: false });
+            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
         let destination = open(&job.destination)?;
-        let in_memory = is_in_memory(&destination).unwrap_or(false);
-        let dev = Meta::of(&destination).map(|meta| meta.dev).ok().filter(|_| in_memory);
-        sources.iter_mut().for_each(|source| source.in_memory = dev == Some(source.dev));
         if !job.policy.dry_run {
             wait_for_marker(&destination, &job.destination, job.id)?;
         }
@@ -113,11 +106,6 @@ impl Node {
     /// Whether each file and directory has to be made durable on its own.
     pub fn syncs_each(&self) -> bool {
         self.sync_each
-    }
-
-    /// Whether a source is on the same file system in memory as the destination.
-    pub(super) fn is_in_memory(&self, source: u16) -> bool {
-        self.sources[usize::from(source)].in_memory
     }
 
     /// Whether the destination may share blocks of files on this device, as far as is known.

@@ -349,9 +349,9 @@ fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedF
     Ok((dir, None))
 }
 
-/// I/O threads of a rank: two a core of its share of the node, between 2 and 4. More than that gained nothing on local
-/// disks and memory; fewer leave the storage waiting while a block is hashed.
+/// I/O threads of a rank: two a core of its share of the node, between 1 and 4. More than that gained nothing on local
+/// disks and memory; a single one leaves the storage waiting while a block is hashed, where no other rank uses it.
 fn default_threads(node_ranks: usize) -> usize {
     let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    (2 * cores / node_ranks.max(1)).clamp(2, 4)
+    (2 * cores / node_ranks.max(1)).clamp(1, 4)
 }

@@ -85,7 +85,6 @@ fn odd_sizes_are_exact_on_btrfs() {
 fn odd_sizes_are_exact_on_tmpfs() {
     let mount = need!(Mount::new(FileSystem::Tmpfs, 64));
     odd_sizes_are_exact_in(mount.path(), [2, 1, 4]);
-    // the kernel copies where nobody wants to see the bytes
     let job = Job::ranks(2).options(SMALL).options(["--no-digest"]);
     copy_exactly(&job, &mount.path().join("src"), &mount.path().join("without-digests"));
 }
