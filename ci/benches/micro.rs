@@ -9,9 +9,9 @@ use std::sync::Arc;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use pcopy::coordinator::Coordinator;
 use pcopy::digest::Merge;
-use pcopy::journal::{Batch, Header, Item, Journal, decode_all, encode_item};
+use pcopy::journal::{Batch, Encoded, Header, Item, Journal, encode_item};
 use pcopy::manifest::{self, Place, Writer};
-use pcopy::proto::{MAX_BATCH_NAMES, Message, Names, Report, Task, TaskResult};
+use pcopy::proto::{MAX_BATCH_NAMES, Message, Names, RECORDS_FRAME_LEN, Report, Task, TaskResult};
 use pcopy::scan::ScanEvent;
 use pcopy::types::{Facts, Fate, Kind, Outcome, Record, RelPath, Stats, Timestamp, Unkept};
 
@@ -80,7 +80,14 @@ fn records(c: &mut Criterion) {
             items.iter().for_each(|item| encode_item(item, &mut bytes));
         });
     });
-    group.bench_function("decode", |b| b.iter(|| decode_all(black_box(&encoded)).expect("items")));
+    group.bench_function("decode", |b| {
+        b.iter(|| {
+            let (mut bytes, mut item) = (black_box(encoded.as_slice()), Encoded::default());
+            while item.read(&mut bytes).expect("items") {
+                black_box(item.decode().expect("an item"));
+            }
+        });
+    });
     group.finish();
 }
 
@@ -181,9 +188,20 @@ fn manifests(c: &mut Criterion) {
     group.sample_size(20);
     group.throughput(Throughput::Elements((GROUPS * COUNT) as u64));
     group.bench_function("merge of 32 groups", |b| {
-        b.iter_batched(journal, |journal| journal.into_sorted().expect("in memory").count(), BatchSize::LargeInput);
+        let merged = |journal: Journal| {
+            let (mut entries, mut frame) = (journal.into_sorted().expect("in memory"), Vec::new());
+            while !entries.is_at_end() {
+                frame.clear();
+                entries.fill(&mut frame, RECORDS_FRAME_LEN).expect("in memory");
+            }
+        };
+        b.iter_batched(journal, merged, BatchSize::LargeInput);
     });
-    let records: Vec<Record> = journal().into_sorted().expect("in memory").map(|r| r.expect("a record")).collect();
+    let record = |number| match item(number) {
+        Item::Entry(record) => record,
+        Item::Range(_) => unreachable!("all are entries"),
+    };
+    let records: Vec<Record> = (0..GROUPS * COUNT).map(record).collect();
     let place = tempfile::tempdir().expect("a directory for the manifest");
     group.bench_function("lines", |b| {
         b.iter(|| {

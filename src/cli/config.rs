@@ -61,6 +61,8 @@ pub struct Config {
     pub from0: bool,
     pub strict: bool,
     pub checkpoint_interval: Duration,
+    /// Bytes a second, of all ranks together.
+    pub limit_rate: Option<u64>,
     pub resume: Resume,
     /// The destination is a directory to copy into, whatever is there.
     pub into: bool,
@@ -161,8 +163,10 @@ impl Cli {
                 sparse: self.sparse,
                 durability: self.durability,
                 retries: self.retries,
+                reflink: self.reflink,
             },
             checkpoint_interval: self.checkpoint_interval,
+            limit_rate: self.limit_rate,
             resume: if self.restart { Resume::Never } else { self.resume },
             into: self.into,
             state_dir: self.state_dir,

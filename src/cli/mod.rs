@@ -12,8 +12,8 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueE
 pub use config::{Config, FilterArg, Follow, Output, OwnerArgs, Resume};
 
 use crate::policy::{Aspect, Rule};
-use crate::proto::{Direct, Durability, Sparse};
-use crate::types::{parse_duration, parse_size};
+use crate::proto::{Direct, Durability, Reflink, Sparse};
+use crate::types::{parse_duration, parse_rate, parse_size};
 
 /// Bytes. Chosen by measurement, see ARCHITECTURE.md.
 const DEFAULT_RANGE_LEN: &str = "16MiB";
@@ -178,7 +178,7 @@ pub struct Cli {
     #[arg(help_heading = HOW, short = 'b', long = "bufsize", visible_alias = "block-size", value_name = "SIZE", default_value = DEFAULT_BLOCK_LEN, value_parser = parse_size)]
     block_size: u64,
 
-    /// I/O threads of each rank [default: 2 to 4, by the cores and ranks of the node]
+    /// I/O threads of each rank [default: 1 to 4, two a core of its share of the node]
     #[arg(help_heading = HOW, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
 
@@ -188,9 +188,19 @@ pub struct Cli {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     direct: Direct,
 
+    /// When the copy shares the blocks of its source, which XFS and btrfs can within one file system: files of 128 KiB and
+    /// more (auto), all, or it is an error (always), none; digests are computed all the same
+    #[arg(help_heading = HOW, long, value_enum, value_name = "WHEN", default_value = "auto")]
+    reflink: Reflink,
+
     /// Do not compute BLAKE3 digests
     #[arg(help_heading = HOW, long)]
     no_digest: bool,
+
+    /// Read, and write, at most so many bytes a second, all ranks together: 500M, 2G. While the job runs, another rate that
+    /// is written to the file limit-rate in the state directory (.pcopy) takes its place; none is no limit
+    #[arg(help_heading = HOW, long, value_name = "RATE", value_parser = parse_rate)]
+    limit_rate: Option<u64>,
 
     /// How often what was copied is made durable and written down: 200ms, 5s, 1m
     #[arg(help_heading = HOW, long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]

@@ -574,8 +574,8 @@ impl Dir {
 
 /// Bytes of memory and of a message, about.
 fn known_len(entries: &[Known]) -> usize {
-    let target_len = |known: &Known| known.entry.as_ref()?.facts.target.as_ref().map(Vec::len);
-    entries.iter().map(|known| known.name.len() + target_len(known).unwrap_or(0) + 128).sum()
+    let record_len = |known: &Known| known.entry.as_ref().map_or(0, |entry| entry.record.len());
+    entries.iter().map(|known| known.name.len() + record_len(known) + 64).sum()
 }
 
 fn signed(count: u64) -> i64 {

@@ -16,17 +16,26 @@ use crate::types::Digest;
 /// The hash of one piece: of a whole file, or of one range of a larger one.
 pub struct PieceHasher {
     hasher: blake3::Hasher,
-    /// Bytes from the start of the file; `None` for a whole file.
-    offset: Option<u64>,
+    place: Place,
     /// Zeros at the end that were not hashed yet.
     zeros: u64,
     hashed: bool,
 }
 
+/// What a piece is of its file.
+enum Place {
+    /// All of it, in this many bytes.
+    Whole(u64),
+    /// All of it, which came at once: hashed like that it is a quarter faster.
+    AtOnce(Digest),
+    /// A part, that many bytes from the start.
+    Range(u64),
+}
+
 impl PieceHasher {
-    /// For a file that is hashed in one piece.
-    pub fn whole() -> Self {
-        Self { hasher: blake3::Hasher::new(), offset: None, zeros: 0, hashed: false }
+    /// For a file of this length that is hashed in one piece.
+    pub fn whole(len: u64) -> Self {
+        Self { hasher: blake3::Hasher::new(), place: Place::Whole(len), zeros: 0, hashed: false }
     }
 
     /// For a range at `offset` bytes of a file that has other ranges too. The offset is a
@@ -35,11 +44,15 @@ impl PieceHasher {
     pub fn range(offset: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset);
-        Self { hasher, offset: Some(offset), zeros: 0, hashed: false }
+        Self { hasher, place: Place::Range(offset), zeros: 0, hashed: false }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
+        if matches!(self.place, Place::Whole(len) if len == bytes.len() as u64) {
+            self.place = Place::AtOnce(blake3::hash(bytes).into());
+            return;
+        }
         self.hash_zeros();
         self.hashed = true;
         self.hasher.update(bytes);
@@ -61,11 +74,18 @@ impl PieceHasher {
 
     /// The digest of the file, or the chaining value of the range.
     pub fn finish(mut self) -> [u8; 32] {
-        match self.offset.filter(|_| !self.hashed).and_then(|offset| zeros::chaining_value(offset, self.zeros)) {
-            Some(value) => value,
-            None => {
+        match self.place {
+            Place::AtOnce(digest) => digest,
+            Place::Whole(_) => {
                 self.hash_zeros();
-                if self.offset.is_none() { self.hasher.finalize().into() } else { self.hasher.finalize_non_root() }
+                self.hasher.finalize().into()
+            }
+            Place::Range(offset) => {
+                if let Some(value) = zeros::chaining_value(offset, self.zeros).filter(|_| !self.hashed) {
+                    return value;
+                }
+                self.hash_zeros();
+                self.hasher.finalize_non_root()
             }
         }
     }
@@ -117,11 +137,6 @@ impl Merge {
     pub fn digest(&self) -> Option<Digest> {
         self.root
     }
-}
-
-/// 64 hexadecimal digits.
-pub fn hex(digest: &Digest) -> String {
-    blake3::Hash::from_bytes(*digest).to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -178,12 +193,24 @@ mod tests {
 
     #[test]
     fn zeros_hash_as_zeros() {
-        let mut piece = PieceHasher::whole();
+        let mut piece = PieceHasher::whole(200_001);
         piece.update(b"a");
         piece.update_zeros(200_000);
         let mut plain = vec![0; 200_001];
         plain[0] = b'a';
         assert_eq!(piece.finish(), *blake3::hash(&plain).as_bytes());
+    }
+
+    #[test]
+    fn a_whole_file_has_its_digest_however_it_comes() {
+        let data: Vec<u8> = (0..20_000u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        for len in [1usize, 64, 1023, 1024, 1025, 4096, 16_384, 20_000] {
+            for first in [len, len.div_ceil(2), 1] {
+                let mut piece = PieceHasher::whole(len as u64);
+                data[..len].chunks(first).for_each(|bytes| piece.update(bytes));
+                assert_eq!(piece.finish(), *blake3::hash(&data[..len]).as_bytes(), "{len} by {first}");
+            }
+        }
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! The base has the format of a journal, of rank 0; its generation is the last one that it holds. Journals up to that
 //! generation have nothing to add. Only what a later run can leave as it is stands in it: no directories, no failures.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::merge::{Merged, Stream};
 use super::reader::{self, Groups, Trouble};
-use super::writer::{decode_item, encode_item, write_group};
-use super::{GROUP_HEADER_LEN, Header, Item, PREFIX};
+use super::writer::write_group;
+use super::{Encoded, GROUP_HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
 use crate::types::{Kind, Outcome, Partial, Record, RelPath, escaped};
 
@@ -105,19 +105,20 @@ impl Base {
     ///
     /// # Errors
     /// The base cannot be read.
-    pub fn find(&self, path: &RelPath) -> io::Result<Option<(u64, Record)>> {
+    pub fn find(&self, path: &RelPath, block: &mut Block) -> io::Result<Option<(u64, Encoded)>> {
         let Some(file) = &self.file else { return Ok(None) };
-        for (number, slot) in self.candidates(path) {
-            let record = read_record(file, slot.at.load(Ordering::Relaxed) & OFFSET)?;
-            if record.path == *path {
-                return Ok(Some((number as u64, record)));
+        for (number, slot) in self.candidates(path.as_bytes()) {
+            let mut item = Encoded::default();
+            block.at = slot.at.load(Ordering::Relaxed) & OFFSET;
+            if item.read(&mut BlockReader { file, block })? && item.path() == path.as_bytes() {
+                return Ok(Some((number as u64, item)));
             }
         }
         Ok(None)
     }
 
     /// The slots that a path may have, by their numbers; nearly always one at most.
-    fn candidates(&self, path: &RelPath) -> impl Iterator<Item = (usize, &Slot)> {
+    fn candidates(&self, path: &[u8]) -> impl Iterator<Item = (usize, &Slot)> {
         let hash = self.keys.hash_one(path);
         let first = self.table.partition_point(|slot| slot.hash < hash);
         self.table.iter().enumerate().skip(first).take_while(move |(_, slot)| slot.hash == hash)
@@ -132,11 +133,11 @@ impl Base {
         Some(())
     }
 
-    /// Every entry that was confirmed, sorted by path; and whether it was twice.
+    /// The entries that were confirmed, sorted by path.
     ///
     /// # Errors
     /// The base cannot be read.
-    pub fn confirmed(&self) -> io::Result<impl Iterator<Item = io::Result<(Record, bool)>>> {
+    pub fn confirmed(&self) -> io::Result<Confirmed<'_>> {
         let any = self.table.iter().any(|slot| slot.at.load(Ordering::Relaxed) & CONFIRMED != 0);
         let streams = match &self.file {
             Some(file) if any => match reader::read(file.try_clone()?)? {
@@ -145,43 +146,93 @@ impl Base {
             },
             _ => Vec::new(),
         };
-        // one group after the other: they are sorted among themselves
-        let items = streams.into_iter().flat_map(Stream::into_items);
-        Ok(items.filter_map(|item| self.as_confirmed(item).transpose()))
+        Ok(Confirmed { base: self, streams: streams.into() })
     }
 
-    fn as_confirmed(&self, item: io::Result<Item>) -> io::Result<Option<(Record, bool)>> {
-        let Item::Entry(record) = item? else { return Ok(None) };
-        let slots: Vec<_> = self.candidates(&record.path).map(|(_, slot)| slot).take(2).collect();
+    /// Whether an item of the base is an entry that was confirmed, and whether twice.
+    fn is_confirmed(&self, item: &Encoded, block: &mut Block) -> io::Result<(bool, bool)> {
+        let slots: Vec<_> = self.candidates(item.path()).map(|(_, slot)| slot).take(2).collect();
         let slot = match slots.as_slice() {
-            // every item of the base has a slot: the only one is its own
+            [] => return Ok((false, false)),
+            // every entry of the base has a slot: the only one is its own
             [slot] => *slot,
-            _ => match self.find(&record.path)? {
-                Some((number, _)) => &self.table[usize::try_from(number).expect("from the table")],
-                None => return Ok(None),
-            },
+            _ => {
+                let Item::Entry(record) = item.decode()? else { return Ok((false, false)) };
+                let Some((number, _)) = self.find(&record.path, block)? else { return Ok((false, false)) };
+                &self.table[usize::try_from(number).expect("from the table")]
+            }
         };
         let flags = slot.at.load(Ordering::Relaxed);
-        Ok((flags & CONFIRMED != 0).then_some((record, flags & TWICE != 0)))
+        Ok((flags & CONFIRMED != 0, flags & TWICE != 0))
     }
 }
 
-fn read_record(file: &File, offset: u64) -> io::Result<Record> {
-    let mut start = [0; 512];
-    let got = file.read_at(&mut start, offset)?;
-    let len = start.first_chunk().filter(|_| got >= 4).map(|len| u32::from_le_bytes(*len) as usize + 4);
-    let item = match len {
-        Some(len) if len <= got => decode_item(&mut &start[..len])?,
-        Some(len) => {
-            let mut whole = vec![0; len];
-            file.read_exact_at(&mut whole, offset)?;
-            decode_item(&mut whole.as_slice())?
+/// The entries of a base that were confirmed.
+pub struct Confirmed<'a> {
+    base: &'a Base,
+    /// One after the other: they are sorted among themselves.
+    streams: VecDeque<Stream>,
+}
+
+impl Confirmed<'_> {
+    /// Puts the next entry in place of `item`; whether it was confirmed twice. `None` at the end.
+    ///
+    /// # Errors
+    /// The base cannot be read.
+    pub fn next(&mut self, item: &mut Encoded) -> io::Result<Option<bool>> {
+        while let Some(stream) = self.streams.front_mut() {
+            if !item.read(stream)? {
+                self.streams.pop_front();
+                continue;
+            }
+            if !item.is_entry() {
+                continue;
+            }
+            if let (true, twice) = self.base.is_confirmed(item, &mut Block::default())? {
+                return Ok(Some(twice));
+            }
         }
-        None => None,
-    };
-    match item {
-        Some(Item::Entry(record)) => Ok(record),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the base changed while it was in use")),
+        Ok(None)
+    }
+}
+
+/// A part of a base in memory: the entries of one directory stand near each other.
+#[derive(Default)]
+pub struct Block {
+    bytes: Vec<u8>,
+    /// Offset of the bytes in the file.
+    start: u64,
+    /// Offset of what is read next.
+    at: u64,
+}
+
+/// Bytes of a block.
+const BLOCK_LEN: usize = 64 << 10;
+
+struct BlockReader<'a> {
+    file: &'a File,
+    block: &'a mut Block,
+}
+
+impl io::Read for BlockReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Self { file, block } = self;
+        let holds = |block: &Block| (block.start..block.start + block.bytes.len() as u64).contains(&block.at);
+        if !holds(block) {
+            block.bytes.resize(BLOCK_LEN, 0);
+            // what comes a little before is as likely to be wanted next as what follows
+            block.start = block.at.saturating_sub(BLOCK_LEN as u64 / 4);
+            let got = file.read_at(&mut block.bytes, block.start).inspect_err(|_| block.bytes.clear())?;
+            block.bytes.truncate(got);
+            if !holds(block) {
+                return Ok(0);
+            }
+        }
+        let from = usize::try_from(block.at - block.start).expect("within a block");
+        let len = into.len().min(block.bytes.len() - from);
+        into[..len].copy_from_slice(&block.bytes[from..from + len]);
+        block.at += len as u64;
+        Ok(len)
     }
 }
 
@@ -210,9 +261,9 @@ impl BaseWriter {
     }
 
     /// Adds an item; they come sorted by path. Returns its offset.
-    fn push(&mut self, item: &Item) -> io::Result<u64> {
+    fn push(&mut self, item: &[u8]) -> io::Result<u64> {
         let offset = self.at + (GROUP_HEADER_LEN + self.items.len()) as u64;
-        encode_item(item, &mut self.items);
+        self.items.extend_from_slice(item);
         self.count += 1;
         if self.items.len() >= GROUP_LEN {
             self.end_group()?;
@@ -220,15 +271,12 @@ impl BaseWriter {
         Ok(offset)
     }
 
-    /// Adds an entry, if a later run can leave it as it is; they come sorted by path.
+    /// Adds an entry, in its encoding, if a later run can leave it as it is; they come sorted by path.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn entry(&mut self, record: &Record) -> io::Result<()> {
-        if can_be_left(record) {
-            self.push(&Item::Entry(record.clone()))?;
-        }
-        Ok(())
+    pub fn entry(&mut self, record: &Record, encoded: &Encoded) -> io::Result<()> {
+        if can_be_left(record) { self.push(encoded.bytes()).map(drop) } else { Ok(()) }
     }
 
     fn end_group(&mut self) -> io::Result<()> {
@@ -368,16 +416,14 @@ struct Loader {
 
 impl Loader {
     /// Enters an item that stands at `offset` of the base.
-    fn enter(&mut self, item: Item, offset: u64) {
-        match item {
-            Item::Entry(record) => {
-                self.table.push(Slot { hash: self.keys.hash_one(&record.path), at: AtomicU64::new(offset) });
-            }
-            Item::Range(range) => {
-                let new = || Unfinished { partial: range.partial, done: Vec::new() };
-                self.partials.entry(range.path).or_insert_with(new).done.push((range.index, range.value));
-            }
+    fn enter(&mut self, item: &Encoded, offset: u64) -> io::Result<()> {
+        if item.is_entry() {
+            self.table.push(Slot { hash: self.keys.hash_one(item.path()), at: AtomicU64::new(offset) });
+        } else if let Item::Range(range) = item.decode()? {
+            let new = || Unfinished { partial: range.partial, done: Vec::new() };
+            self.partials.entry(range.path).or_insert_with(new).done.push((range.index, range.value));
         }
+        Ok(())
     }
 
     fn reserve(&mut self, items: u64) {
@@ -397,13 +443,13 @@ impl Loader {
         let mut writer = BaseWriter::create(dir.try_clone()?, header)?;
         let mut of_path: Vec<Item> = Vec::new();
         let merged = Merged::of_many(streams, dir, format!("{PREFIX}merge").as_bytes());
-        let written = merged.and_then(|merged| {
-            for item in merged {
-                let item = item?;
-                if of_path.first().is_some_and(|first| first.path() != item.path()) {
+        let written = merged.and_then(|mut merged| {
+            let mut item = Encoded::default();
+            while merged.next(&mut item)? {
+                if of_path.first().is_some_and(|first| first.path().as_bytes() != item.path()) {
                     self.write(&mut writer, &mut of_path)?;
                 }
-                of_path.push(item);
+                of_path.push(item.decode()?);
             }
             self.write(&mut writer, &mut of_path)
         });
@@ -419,8 +465,9 @@ impl Loader {
     /// Writes what counts of all that is recorded of one path, and forgets it.
     fn write(&mut self, writer: &mut BaseWriter, of_path: &mut Vec<Item>) -> io::Result<()> {
         for item in what_counts(std::mem::take(of_path)) {
-            let offset = writer.push(&item)?;
-            self.enter(item, offset);
+            let item = Encoded::of(&item);
+            let offset = writer.push(item.bytes())?;
+            self.enter(&item, offset)?;
         }
         Ok(())
     }
@@ -446,33 +493,23 @@ impl Groups {
     /// Calls `each` with every item and its offset, group after group.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub(super) fn for_each(self, mut each: impl FnMut(Item, u64)) -> io::Result<()> {
+    /// The file cannot be read; those of `each`.
+    pub(super) fn for_each(self, mut each: impl FnMut(&Encoded, u64) -> io::Result<()>) -> io::Result<()> {
         let (mut file, spans) = self.into_spans();
+        let mut item = Encoded::default();
         for (offset, len) in spans {
             file.seek(SeekFrom::Start(offset))?;
-            let mut items = Counting { reader: BufReader::with_capacity(256 << 10, &file), at: 0 };
-            while items.at < len {
-                let at = offset + items.at;
-                let item = decode_item(&mut items)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-                each(item, at);
+            let mut items = BufReader::with_capacity(256 << 10, &file);
+            let (mut at, end) = (offset, offset + len);
+            while at < end {
+                if !item.read(&mut items)? {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                each(&item, at)?;
+                at += item.bytes().len() as u64;
             }
         }
         Ok(())
-    }
-}
-
-/// Counts the bytes that were read.
-struct Counting<R> {
-    reader: R,
-    at: u64,
-}
-
-impl<R: io::Read> io::Read for Counting<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let got = self.reader.read(into)?;
-        self.at += got as u64;
-        Ok(got)
     }
 }
 

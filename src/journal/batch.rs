@@ -4,7 +4,7 @@
 //! left the heap of a rank at three times their size.
 
 use super::Item;
-use super::writer::{decode_item, encode_item};
+use super::encoded::{encode_item, path_of};
 use crate::types::{Kind, Outcome, Record, Stats};
 
 /// Items of one task, or of all tasks since the last checkpoint.
@@ -31,10 +31,8 @@ impl Batch {
         }
         let start = self.bytes.len();
         encode_item(item, &mut self.bytes);
-        // an item begins with its length in four bytes, then its variant in one, then its path's length as a varint
-        let path_len = item.path().as_bytes().len();
-        let varint_len = self.bytes[start + 5..].iter().take_while(|&&b| b & 0x80 != 0).count() + 1;
-        self.slots.push(Slot { start, path_start: start + 5 + varint_len, path_len });
+        let path = path_of(&self.bytes[start..]).expect("it was just encoded");
+        self.slots.push(Slot { start, path_start: start + path.start, path_len: path.len() });
     }
 
     /// How many items there are.
@@ -97,13 +95,6 @@ impl Batch {
         let path = |slot: &Slot| &bytes[slot.path_start..slot.path_start + slot.path_len];
         // stable: of one path the later item is the newer one
         self.slots.sort_by(|a, b| path(a).cmp(path(b)));
-    }
-
-    /// The items, sorted by path.
-    pub(super) fn into_sorted(mut self) -> impl Iterator<Item = std::io::Result<Item>> {
-        self.sort();
-        let Self { bytes, slots, .. } = self;
-        slots.into_iter().filter_map(move |slot| decode_item(&mut &bytes[slot.start..]).transpose())
     }
 
     /// The items as a journal holds them, sorted by path.

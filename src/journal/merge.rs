@@ -1,17 +1,16 @@
 //! Sorted streams of items, and one stream out of many.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::Item;
-use super::writer::{decode_item, encode_item};
+use super::Encoded;
 use crate::sys::{Reading, create_new, open_read, remove_file};
-use crate::types::{Record, RelPath};
 
 /// Bytes of memory of one stream, of which a merge may have many.
 const BUFFER_LEN: usize = 64 << 10;
@@ -20,7 +19,7 @@ const FAN_IN: usize = 64;
 
 /// Items of one origin, sorted by path.
 pub(super) enum Stream {
-    Memory(Box<dyn Iterator<Item = io::Result<Item>> + Send>),
+    Memory(Cursor<Vec<u8>>),
     File(Span),
 }
 
@@ -60,29 +59,46 @@ impl Read for Span {
     }
 }
 
-impl Stream {
-    /// All items.
-    pub(super) fn into_items(mut self) -> impl Iterator<Item = io::Result<Item>> {
-        std::iter::from_fn(move || self.next_item().transpose())
-    }
-
-    /// The next item.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or ends early.
-    fn next_item(&mut self) -> io::Result<Option<Item>> {
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Memory(items) => items.next().transpose(),
-            Self::File(span) => decode_item(span),
+            Self::Memory(bytes) => bytes.read(into),
+            Self::File(span) => span.read(into),
         }
     }
 }
 
+/// The next item of a stream, and the stream's number.
+struct Head {
+    item: Encoded,
+    stream: usize,
+}
+
+// the heap's greatest is the first in the order of paths
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.item.path(), other.stream).cmp(&(self.item.path(), self.stream))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head {}
+
 /// The k-way merge of streams, in the order of paths; of one path, in the order of the streams.
 pub(super) struct Merged {
     streams: Vec<Stream>,
-    heads: Vec<Option<Item>>,
-    order: BinaryHeap<Reverse<(RelPath, usize)>>,
+    heads: BinaryHeap<Head>,
 }
 
 impl Merged {
@@ -108,61 +124,84 @@ impl Merged {
 
     /// # Errors
     /// A stream cannot be read.
-    pub(super) fn new(streams: Vec<Stream>) -> io::Result<Self> {
-        let heads = streams.iter().map(|_| None).collect();
-        let mut merged = Self { streams, heads, order: BinaryHeap::new() };
-        for index in 0..merged.streams.len() {
-            merged.advance(index)?;
+    pub(super) fn new(mut streams: Vec<Stream>) -> io::Result<Self> {
+        let mut heads = BinaryHeap::new();
+        for (stream, items) in streams.iter_mut().enumerate() {
+            let mut item = Encoded::default();
+            if item.read(items)? {
+                heads.push(Head { item, stream });
+            }
         }
-        Ok(merged)
+        Ok(Self { streams, heads })
     }
 
-    fn advance(&mut self, index: usize) -> io::Result<()> {
-        if let Some(item) = self.streams[index].next_item()? {
-            self.order.push(Reverse((item.path().clone(), index)));
-            self.heads[index] = Some(item);
+    /// Puts the next item in place of `item`; `false` at the end.
+    ///
+    /// # Errors
+    /// A stream cannot be read.
+    pub(super) fn next(&mut self, item: &mut Encoded) -> io::Result<bool> {
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(false) };
+        let stream = head.stream;
+        std::mem::swap(item, &mut head.item);
+        if !head.item.read(&mut self.streams[stream])? {
+            PeekMut::pop(head);
         }
-        Ok(())
-    }
-}
-
-impl Iterator for Merged {
-    type Item = io::Result<Item>;
-
-    fn next(&mut self) -> Option<io::Result<Item>> {
-        let Reverse((_, index)) = self.order.pop()?;
-        let item = self.heads[index].take().expect("a stream in the heap has a head");
-        Some(self.advance(index).map(|()| item))
+        Ok(true)
     }
 }
 
 /// The entries among the items.
-pub struct Entries(pub(super) Merged);
+pub struct Entries {
+    items: Merged,
+    /// The next one, if there is one.
+    next: Encoded,
+    ended: bool,
+}
 
-impl Iterator for Entries {
-    type Item = io::Result<Record>;
+impl Entries {
+    pub(super) fn new(items: Merged) -> io::Result<Self> {
+        let mut entries = Self { items, next: Encoded::default(), ended: false };
+        entries.advance()?;
+        Ok(entries)
+    }
 
-    fn next(&mut self) -> Option<io::Result<Record>> {
-        self.0.by_ref().find_map(|item| match item {
-            Ok(Item::Entry(record)) => Some(Ok(record)),
-            Ok(Item::Range(_)) => None,
-            Err(err) => Some(Err(err)),
-        })
+    fn advance(&mut self) -> io::Result<()> {
+        loop {
+            self.ended = !self.items.next(&mut self.next)?;
+            if self.ended || self.next.is_entry() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Appends entries, sorted by path, until `frame` holds `len` bytes or there are no more.
+    ///
+    /// # Errors
+    /// A stream cannot be read.
+    pub fn fill(&mut self, frame: &mut Vec<u8>, len: usize) -> io::Result<()> {
+        while frame.len() < len && !self.ended {
+            frame.extend_from_slice(self.next.bytes());
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Whether there are no more.
+    pub fn is_at_end(&self) -> bool {
+        self.ended
     }
 }
 
 /// Merges streams into a file that lives until it has been read.
-fn write_run(dir: &OwnedFd, name: &[u8], items: Merged) -> io::Result<Stream> {
+fn write_run(dir: &OwnedFd, name: &[u8], mut items: Merged) -> io::Result<Stream> {
     let file = File::from(create_new(dir.as_fd(), name, 0o600)?);
     let read = open_read(dir.as_fd(), name, Reading::default());
     // it is read through the descriptor; nobody needs the name
     remove_file(dir.as_fd(), name)?;
     let mut run = io::BufWriter::with_capacity(1 << 20, file);
-    let mut encoded = Vec::new();
-    for item in items {
-        encoded.clear();
-        encode_item(&item?, &mut encoded);
-        io::Write::write_all(&mut run, &encoded)?;
+    let mut item = Encoded::default();
+    while items.next(&mut item)? {
+        io::Write::write_all(&mut run, item.bytes())?;
     }
     run.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(Stream::File(Span::new(&Arc::new(File::from(read?)), 0, u64::MAX)))

@@ -30,17 +30,19 @@
 
 mod base;
 mod batch;
+mod encoded;
 mod merge;
 mod reader;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
-pub use base::{Base, BaseWriter, LoadError, Loaded, Partials, Unfinished, load, remove_journals};
+pub use base::{Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, load, remove_journals};
 pub use batch::Batch;
+pub use encoded::{Encoded, encode_item};
 pub use merge::Entries;
 pub use reader::Trouble;
-pub use writer::{Journal, Recorder, decode_all, encode_item};
+pub use writer::{Journal, Recorder};
 
 use crate::types::{Partial, Record, RelPath};
 

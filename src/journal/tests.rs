@@ -71,7 +71,11 @@ fn found(bytes: &[u8]) -> Result<(Vec<Item>, u64, bool), Trouble> {
     fs::write(home.path().join("j"), bytes).expect("written");
     reader::read(File::open(home.path().join("j")).expect("opens")).expect("read").map(|found| {
         let mut items = Vec::new();
-        found.groups.for_each(|item, _| items.push(item)).expect("read");
+        let each = |item: &Encoded, _| {
+            items.push(item.decode()?);
+            Ok(())
+        };
+        found.groups.for_each(each).expect("read");
         (items, found.damaged, found.torn)
     })
 }
@@ -174,11 +178,17 @@ fn entries_come_back_sorted_through_many_groups() {
         }
         let mut last = None;
         let mut count = 0;
-        for record in journal.into_sorted().expect("opened") {
-            let path = record.expect("read").path;
-            assert!(last.as_ref().is_none_or(|last| last < &path), "{last:?} {path:?}");
-            last = Some(path);
-            count += 1;
+        let mut entries = journal.into_sorted().expect("opened");
+        while !entries.is_at_end() {
+            let mut frame = Vec::new();
+            entries.fill(&mut frame, 1000).expect("read");
+            let (mut frame, mut item) = (frame.as_slice(), Encoded::default());
+            while item.read(&mut frame).expect("whole") {
+                let path = item.path().to_vec();
+                assert!(item.is_entry() && last.as_ref().is_none_or(|last| last < &path), "{last:?} {path:?}");
+                last = Some(path);
+                count += 1;
+            }
         }
         assert_eq!(count, groups * each);
         assert_eq!(fs::read_dir(home.path()).expect("listed").count(), 1, "only the journal is left");
@@ -202,9 +212,9 @@ fn loaded(home: &tempfile::TempDir) -> Loaded {
 }
 
 fn size_of_recorded(base: &Base, n: u32) -> Option<u64> {
-    base.find(&path(n)).expect("read").map(|(_, record)| match record.outcome {
-        Outcome::Done(facts) => facts.size,
-        Outcome::Failed(_) => panic!("a failure is not recorded for later"),
+    base.find(&path(n), &mut Block::default()).expect("read").map(|(_, found)| match found.decode() {
+        Ok(Item::Entry(Record { outcome: Outcome::Done(facts), .. })) => facts.size,
+        other => panic!("{other:?} is not recorded for later"),
     })
 }
 
@@ -230,18 +240,26 @@ fn the_newest_record_of_each_path_is_found_again() {
 fn what_was_confirmed_comes_back_sorted_and_says_if_it_was_twice() {
     let home = state(&[(1, 0, vec![(0..2000).map(|n| done(n, n.into())).collect()])]);
     let Loaded { base, .. } = loaded(&home);
-    assert_eq!(base.confirmed().expect("read").count(), 0);
+    let confirmed = |base: &Base| {
+        let (mut confirmed, mut item, mut all) = (base.confirmed().expect("read"), Encoded::default(), Vec::new());
+        while let Some(twice) = confirmed.next(&mut item).expect("read") {
+            all.push((item.path().to_vec(), twice));
+        }
+        all
+    };
+    assert_eq!(confirmed(&base), []);
+    let mut block = Block::default();
     for n in (0..2000).step_by(3) {
-        let (number, _) = base.find(&path(n)).expect("read").expect("recorded");
+        let (number, _) = base.find(&path(n), &mut block).expect("read").expect("recorded");
         base.confirm(number).expect("there");
         (n == 6).then(|| base.confirm(number).expect("there"));
     }
     assert_eq!(base.confirm(2000), None);
-    let confirmed: Vec<_> = base.confirmed().expect("read").map(|found| found.expect("read")).collect();
+    let confirmed = confirmed(&base);
     assert_eq!(confirmed.len(), 667);
-    assert!(confirmed.is_sorted_by_key(|(record, _)| record.path.clone()));
-    let twice: Vec<_> = confirmed.iter().filter(|(_, twice)| *twice).map(|(record, _)| record.path.clone()).collect();
-    assert_eq!(twice, [path(6)]);
+    assert!(confirmed.is_sorted());
+    let twice: Vec<_> = confirmed.iter().filter(|(_, twice)| *twice).map(|(path, _)| path.as_slice()).collect();
+    assert_eq!(twice, [path(6).as_bytes()]);
 }
 
 /// A range of the file `n`, of a copy that this temporary file tells from others.

@@ -1,12 +1,12 @@
 //! Writing: what a rank has finished, in memory, and its journal.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::merge::{Entries, Merged, Span, Stream};
-use super::{Batch, DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, Header, Item};
+use super::{Batch, DIGEST_LEN, GROUP_HEADER_LEN, GROUP_MAGIC, Header};
 use crate::sys::{Reading, create_new, open_read, remove_file, sync_data, sync_dir, sync_file};
 use crate::types::Stats;
 
@@ -112,14 +112,14 @@ impl Journal {
     pub fn into_sorted(mut self) -> io::Result<Entries> {
         let memory = std::mem::take(&mut self.memory);
         let mut streams: Vec<Stream> =
-            memory.into_iter().map(|items| Stream::Memory(Box::new(items.into_sorted()))).collect();
+            memory.into_iter().map(|mut items| Stream::Memory(Cursor::new(items.sorted_bytes()))).collect();
         let Some(place) = self.place.as_ref().filter(|_| !self.spans.is_empty()) else {
-            return Ok(Entries(Merged::new(streams)?));
+            return Entries::new(Merged::new(streams)?);
         };
         let name = place.header.name();
         let file = Arc::new(File::from(open_read(place.dir.as_fd(), &name, Reading::default())?));
         streams.extend(self.spans.iter().map(|&(offset, len)| Stream::File(Span::new(&file, offset, len))));
-        Ok(Entries(Merged::of_many(streams, &place.dir, &name)?))
+        Entries::new(Merged::of_many(streams, &place.dir, &name)?)
     }
 }
 
@@ -175,44 +175,4 @@ pub(super) fn write_group(into: &mut impl Write, count: u64, items: &[u8]) -> io
     into.write_all(items)?;
     into.write_all(hasher.finalize().as_bytes())?;
     Ok((GROUP_HEADER_LEN + items.len() + DIGEST_LEN) as u64)
-}
-
-/// Appends the item as journals and messages hold it.
-pub fn encode_item(item: &Item, into: &mut Vec<u8>) {
-    let start = into.len();
-    into.extend_from_slice(&[0; 4]);
-    let mut grown = postcard::to_extend(item, std::mem::take(into)).expect("an item always encodes into memory");
-    let len = u32::try_from(grown.len() - start - 4).expect("a path is far below 4 GiB");
-    grown[start..start + 4].copy_from_slice(&len.to_le_bytes());
-    *into = grown;
-}
-
-/// The items of a message.
-///
-/// # Errors
-/// `InvalidData` where the bytes are not items.
-pub fn decode_all(mut bytes: &[u8]) -> io::Result<Vec<Item>> {
-    let mut items = Vec::new();
-    while let Some(item) = decode_item(&mut bytes)? {
-        items.push(item);
-    }
-    Ok(items)
-}
-
-/// The next item, or `None` at the end.
-pub(super) fn decode_item(from: &mut impl Read) -> io::Result<Option<Item>> {
-    // far above the path of the deepest tree; a length beyond it is damage
-    const LONGEST: u32 = 1 << 26;
-    let mut len = [0; 4];
-    match from.read(&mut len[..1])? {
-        0 => return Ok(None),
-        _ => from.read_exact(&mut len[1..])?,
-    }
-    let len = u32::from_le_bytes(len);
-    if len > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an item of {len} bytes")));
-    }
-    let mut encoded = vec![0; len as usize];
-    from.read_exact(&mut encoded)?;
-    postcard::from_bytes(&encoded).map(Some).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
 }

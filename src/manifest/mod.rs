@@ -5,7 +5,7 @@
 //! | line | object | fields |
 //! |---|---|---|
 //! | first | header | `pcopy_manifest`: the format's version; `oldest_reader`: the oldest version whose reader understands it; `version` of pcopy; `hosts`, `ranks`, `sources`, `destination`, `options`, `started` |
-//! | one an entry | entry | `path`, or `path_b64` where it is not UTF-8; `type`; then `error`, or what [`Facts`] holds |
+//! | one an entry | entry | `path`, or `path_b64` where it is not UTF-8; `type`; then `error`, or what [`Facts`](crate::types::Facts) holds |
 //! | last | trailer | totals, `seconds`, and `digest`: BLAKE3 of every byte above this line |
 //!
 //! A path is relative to the copy's root, `.` for the root itself; sorted by its bytes, the root first. `mode` is octal
@@ -14,21 +14,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::digest::hex;
 use crate::sys::{Errno, close, create_new, remove_file, rename, sync_dir};
-use crate::types::{Facts, Failure, Kind, Outcome, Record, RelPath, Stats};
+use crate::types::{Digest, Failure, Kind, Outcome, Record, Stats};
 
 /// The version of the format that is written.
 pub const FORMAT_VERSION: u32 = 1;
 /// The oldest version whose readers understand what is written.
 pub const OLDEST_READER: u32 = 1;
+/// Bytes of lines that are hashed and written at once.
+const LINES_LEN: usize = 256 << 10;
 /// The JSON Schema that each line fulfils.
 pub const SCHEMA: &str = include_str!("schema.json");
 
@@ -60,60 +61,54 @@ pub struct Host {
 
 #[derive(Serialize)]
 struct Entry<'a> {
-    #[serde(flatten)]
-    path: Name<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
     #[serde(rename = "type")]
     kind: Kind,
-    #[serde(flatten)]
-    facts: Option<EntryFacts<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<EntryError>,
-}
-
-/// Bytes as text where they are text.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Name<'a> {
-    Text { path: &'a str },
-    Bytes { path_b64: String },
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Target<'a> {
-    Text { target: &'a str },
-    Bytes { target_b64: String },
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Hardlink<'a> {
-    Text { hardlink: &'a str },
-    Bytes { hardlink_b64: String },
-}
-
-#[derive(Serialize)]
-struct EntryFacts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    mode: String,
-    uid: u32,
-    gid: u32,
-    mtime: String,
-    #[serde(flatten)]
-    target: Option<Target<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "octal")]
+    mode: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "decimal")]
+    mtime: Option<i128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_b64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rdev: Option<String>,
-    #[serde(flatten)]
-    hardlink: Option<Hardlink<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    blake3: Option<String>,
+    hardlink: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hardlink_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "hexadecimal")]
+    blake3: Option<&'a Digest>,
     /// Why what was at the destination was left; then the facts are its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<&'static str>,
     /// What the destination could not hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unkept: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<EntryError>,
+}
+
+fn octal<S: Serializer>(mode: &Option<u32>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{:04o}", mode.unwrap_or_default()))
+}
+
+fn decimal<S: Serializer>(number: &Option<i128>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&number.unwrap_or_default())
+}
+
+fn hexadecimal<S: Serializer>(digest: &Option<&Digest>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&digest.map_or_else(Default::default, |digest| blake3::Hash::from_bytes(*digest).to_hex()))
 }
 
 #[derive(Serialize)]
@@ -141,9 +136,10 @@ struct Trailer {
 
 /// Writes a manifest, line by line.
 pub struct Writer {
-    file: BufWriter<File>,
+    file: File,
     hasher: blake3::Hasher,
-    line: Vec<u8>,
+    /// Lines that were not written yet.
+    lines: Vec<u8>,
     stats: Stats,
     place: Place,
     temporary: Vec<u8>,
@@ -173,9 +169,9 @@ impl Writer {
         };
         let file = File::from(file?);
         let mut writer = Self {
-            file: BufWriter::with_capacity(256 << 10, file),
+            file,
             hasher: blake3::Hasher::new(),
-            line: Vec::new(),
+            lines: Vec::with_capacity(LINES_LEN + 4096),
             stats: Stats::default(),
             place,
             temporary,
@@ -190,11 +186,7 @@ impl Writer {
     /// The file cannot be written.
     pub fn entry(&mut self, record: &Record) -> io::Result<()> {
         self.stats.count(record);
-        let (facts, error) = match &record.outcome {
-            Outcome::Done(facts) => (Some(entry_facts(record.kind, facts)), None),
-            Outcome::Failed(failure) => (None, Some(entry_error(failure))),
-        };
-        self.write_line(&Entry { path: name(&record.path), kind: record.kind, facts, error })
+        self.write_line(&line(record))
     }
 
     /// Writes the closing line, makes the manifest durable and gives it its name. Returns the totals.
@@ -215,12 +207,15 @@ impl Writer {
             unkept: stats.unkept,
             kept: stats.kept,
             seconds,
-            digest: self.hasher.finalize().to_hex().to_string(),
+            digest: {
+                self.write_lines()?;
+                self.hasher.finalize().to_hex().to_string()
+            },
         };
         self.write_line(&trailer)?;
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        close(file.into())?;
+        self.write_lines()?;
+        self.file.sync_all()?;
+        close(self.file.into())?;
         let dir = self.place.dir.as_fd();
         rename(dir, &self.temporary, &self.place.name)?;
         sync_dir(dir)?;
@@ -228,41 +223,71 @@ impl Writer {
     }
 
     fn write_line(&mut self, line: &impl Serialize) -> io::Result<()> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, line)?;
-        self.line.push(b'\n');
-        self.hasher.update(&self.line);
-        self.file.write_all(&self.line)
+        serde_json::to_writer(&mut self.lines, line)?;
+        self.lines.push(b'\n');
+        if self.lines.len() >= LINES_LEN { self.write_lines() } else { Ok(()) }
+    }
+
+    /// Hashes many lines at once, which is several times as fast as one by one.
+    fn write_lines(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.lines);
+        self.file.write_all(&self.lines)?;
+        self.lines.clear();
+        Ok(())
     }
 }
 
-fn name(path: &RelPath) -> Name<'_> {
-    let bytes = if path.is_root() { b"." } else { path.as_bytes() };
-    match std::str::from_utf8(bytes) {
-        Ok(path) => Name::Text { path },
-        Err(_) => Name::Bytes { path_b64: STANDARD.encode(bytes) },
-    }
-}
-
-fn entry_facts(kind: Kind, facts: &Facts) -> EntryFacts<'_> {
-    EntryFacts {
+fn line(record: &Record) -> Entry<'_> {
+    let Record { path, kind, outcome } = record;
+    let (path, path_b64) = text(if path.is_root() { b"." } else { path.as_bytes() });
+    let bare = Entry {
+        path,
+        path_b64,
+        kind: *kind,
+        size: None,
+        mode: None,
+        uid: None,
+        gid: None,
+        mtime: None,
+        target: None,
+        target_b64: None,
+        rdev: None,
+        hardlink: None,
+        hardlink_b64: None,
+        blake3: None,
+        kept: None,
+        unkept: Vec::new(),
+        error: None,
+    };
+    let facts = match outcome {
+        Outcome::Failed(failure) => return Entry { error: Some(entry_error(failure)), ..bare },
+        Outcome::Done(facts) => facts,
+    };
+    let (target, target_b64) = facts.target.as_deref().map_or((None, None), text);
+    let (hardlink, hardlink_b64) = facts.hardlink.as_ref().map_or((None, None), |owner| text(owner.as_bytes()));
+    Entry {
         size: matches!(kind, Kind::File | Kind::Symlink).then_some(facts.size),
-        mode: format!("{:04o}", facts.mode),
-        uid: facts.uid,
-        gid: facts.gid,
-        mtime: facts.mtime.as_ns().to_string(),
-        target: facts.target.as_deref().map(|target| match std::str::from_utf8(target) {
-            Ok(target) => Target::Text { target },
-            Err(_) => Target::Bytes { target_b64: STANDARD.encode(target) },
-        }),
+        mode: Some(facts.mode),
+        uid: Some(facts.uid),
+        gid: Some(facts.gid),
+        mtime: Some(facts.mtime.as_ns()),
+        target,
+        target_b64,
         rdev: facts.rdev.map(|(major, minor)| format!("{major}:{minor}")),
-        hardlink: facts.hardlink.as_ref().map(|owner| match std::str::from_utf8(owner.as_bytes()) {
-            Ok(hardlink) => Hardlink::Text { hardlink },
-            Err(_) => Hardlink::Bytes { hardlink_b64: STANDARD.encode(owner.as_bytes()) },
-        }),
-        blake3: facts.digest.as_ref().map(hex),
+        hardlink,
+        hardlink_b64,
+        blake3: facts.digest.as_ref(),
         kept: facts.fate.kept(),
         unkept: facts.unkept.names(),
+        ..bare
+    }
+}
+
+/// Bytes as text where they are text, and otherwise in base 64.
+fn text(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Golden lines, and the schema that every line fulfils.
 
 use super::*;
-use crate::types::{Fate, Op, Side, Timestamp, Unkept};
+use crate::types::{Facts, Fate, Op, RelPath, Side, Timestamp, Unkept};
 
 fn header() -> Header {
     Header {

@@ -1,26 +1,32 @@
 //! The end of a copy: the records of all ranks, merged by path into the manifest, with bounded memory.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::io;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::io::Cursor;
 
 use super::lead::{Incoming, Lead, LeadError};
-use crate::journal::{Base, BaseWriter, Item, decode_all};
+use crate::journal::{Base, BaseWriter, Confirmed, Encoded, Item};
 use crate::manifest::{Header, Place, Writer};
 use crate::policy::Existing;
-use crate::proto::{Job, Message, Trouble};
+use crate::proto::{Job, MAX_RECORDS_LEN, Message, Trouble};
 use crate::sys::act_as;
-use crate::types::{Failure, Fate, Kind, Op, Outcome, Record, RelPath, Side, Stats};
+use crate::types::{Failure, Fate, Kind, Op, Outcome, Record, Side, Stats};
 
-/// Records of a rank that are left when it is asked for more.
-const ASK_BELOW: usize = 256;
+/// Bytes of memory for frames of records, of all ranks together: two of each, unless there are very many.
+const FRAMES_LEN: usize = 64 << 20;
+/// Bytes of a frame, at least.
+const MIN_FRAME_LEN: u32 = 2 << 10;
 
 /// The sorted records of one rank, a frame at a time.
+#[derive(Default)]
 struct RankStream {
-    records: VecDeque<Record>,
+    frame: Cursor<Vec<u8>>,
     /// A frame was asked for and has not come.
     asked: bool,
     last: bool,
+    /// Its next record is among the heads.
+    is_known: bool,
 }
 
 /// Where the records of a job go.
@@ -56,7 +62,7 @@ pub(super) fn collect(
 ) -> Result<Collected, LeadError> {
     lead.phase = "all is copied and durable; writing the manifest";
     let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
-    let mut merge = Merge::new(lead, job.policy.existing != Existing::Replace, Box::new(of_base));
+    let mut merge = Merge::new(lead, of_base);
     let collected = write(lead, &mut merge, job, outputs, ended);
     if collected.is_err() {
         // what ranks were asked for has to arrive, or they would wait for ever
@@ -81,16 +87,31 @@ fn write(
     let mut base = outputs.base;
     let mut counted = Stats::default();
     let mut joined = 0;
-    let mut next = merge.next(lead)?;
-    while let Some(mut record) = next {
-        next = merge.next(lead)?;
-        while let Some(twin) = next.take_if(|twin| twin.path == record.path) {
+    let leaves = job.policy.existing != Existing::Replace;
+    let (mut encoded, mut next) = (Encoded::default(), Encoded::default());
+    let mut twice = merge.next(lead, &mut next)?;
+    while let Some(of_two) = twice {
+        std::mem::swap(&mut encoded, &mut next);
+        let mut record = record_of(&encoded)?;
+        let mut twins = Vec::new();
+        if of_two {
+            twins.push(twin_of(&record, leaves));
+        }
+        twice = merge.next(lead, &mut next)?;
+        while twice.is_some() && next.path() == encoded.path() {
+            twins.push(record_of(&next)?);
+            twice = merge.next(lead, &mut next)?;
+        }
+        let is_joined = !twins.is_empty();
+        for twin in twins {
             joined += 1;
             if let Some(failure) = join(&mut record, twin) {
                 lead.display.failure(&record.path, &failure);
                 record.outcome = Outcome::Failed(failure);
             }
-            next = merge.next(lead)?;
+        }
+        if is_joined {
+            encoded = Encoded::of(&Item::Entry(record.clone()));
         }
         counted.count(&record);
         if let Some(each) = outputs.each {
@@ -100,7 +121,7 @@ fn write(
             writer.entry(&record).map_err(trouble)?;
         }
         // where there is no space for the base the journals stay, which hold the same
-        if let Some(full) = base.take_if(|base| base.entry(&record).is_err()) {
+        if let Some(full) = base.take_if(|base| base.entry(&record, &encoded).is_err()) {
             full.abandon();
         }
     }
@@ -114,6 +135,14 @@ fn write(
     manifest.map(|manifest| manifest.finish(seconds)).transpose().map_err(trouble)?;
     let has_base = base.is_some_and(|base| base.finish().is_ok());
     Ok(Collected { stats: counted, has_base })
+}
+
+fn record_of(encoded: &Encoded) -> Result<Record, LeadError> {
+    match encoded.decode() {
+        Ok(Item::Entry(record)) => Ok(record),
+        Ok(Item::Range(_)) => Err(LeadError::Counts("a range among the records".into())),
+        Err(err) => Err(LeadError::Manifest("a record".into(), err)),
+    }
 }
 
 /// Two sources had an entry of this path. Directories are one; anything else was written twice.
@@ -146,109 +175,142 @@ fn twin_of(record: &Record, leaves: bool) -> Record {
     twin
 }
 
+/// The next record of a stream, and the stream's number.
+struct Head {
+    record: Encoded,
+    stream: usize,
+    /// It stands for two.
+    twice: bool,
+}
+
+// the heap's greatest is the first in the order of paths
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.record.path(), other.stream).cmp(&(self.record.path(), self.stream))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head {}
+
+/// The records of all ranks, and what was confirmed of the base, as the last stream.
 struct Merge<'a> {
-    /// One a rank, and the last one of the base.
-    streams: Vec<RankStream>,
-    base: Box<dyn Iterator<Item = io::Result<(Record, bool)>> + 'a>,
-    order: BinaryHeap<Reverse<(RelPath, usize)>>,
+    ranks: Vec<RankStream>,
+    base: Confirmed<'a>,
+    heads: BinaryHeap<Head>,
     /// Ranks whose next record is not known yet.
     unknown: usize,
-    /// What is there already is left.
-    leaves: bool,
+    /// The base was not asked yet.
+    begins: bool,
+    /// Bytes of one frame.
+    frame_len: u32,
 }
 
 impl<'a> Merge<'a> {
-    fn new(lead: &mut Lead<'_>, leaves: bool, base: Box<dyn Iterator<Item = io::Result<(Record, bool)>> + 'a>) -> Self {
+    fn new(lead: &mut Lead<'_>, base: Confirmed<'a>) -> Self {
         let size = lead.comm.size();
-        lead.send_to_all(&Message::WantRecords);
-        let stream = |asked| RankStream { records: VecDeque::new(), asked, last: false };
-        let mut streams: Vec<_> = (0..size).map(|_| stream(true)).collect();
-        streams.push(stream(false));
-        // that of the base is unknown too, until it is first asked for
-        Self { streams, base, order: BinaryHeap::new(), unknown: size, leaves }
+        let frame_len = u32::try_from(FRAMES_LEN / 2 / size).unwrap_or(u32::MAX).clamp(MIN_FRAME_LEN, MAX_RECORDS_LEN);
+        lead.send_to_all(&Message::WantRecords(frame_len));
+        let ranks = (0..size).map(|_| RankStream { asked: true, ..RankStream::default() }).collect();
+        Self { ranks, base, heads: BinaryHeap::new(), unknown: size, begins: true, frame_len }
     }
 
     /// Takes what ranks were asked for, and forgets it.
     fn drain(&mut self, lead: &mut Lead<'_>) -> Result<(), LeadError> {
-        while self.streams.iter().any(|stream| stream.asked) {
+        while self.ranks.iter().any(|stream| stream.asked) {
             let (from, incoming) = lead.next_of_any()?;
             if let Incoming::Records(..) = incoming {
-                self.streams[from].asked = false;
+                self.ranks[from].asked = false;
             }
         }
         Ok(())
     }
 
-    /// Reads on in the base. An entry that two sources hold comes twice.
-    fn read_base(&mut self) -> Result<(), LeadError> {
-        let number = self.streams.len() - 1;
-        let stream = &mut self.streams[number];
-        if !stream.records.is_empty() || stream.last {
-            return Ok(());
-        }
-        match self.base.next().transpose().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))? {
-            None => stream.last = true,
-            Some((record, twice)) => {
-                if twice {
-                    stream.records.push_back(twin_of(&record, self.leaves));
-                }
-                stream.records.push_back(record);
-                self.advance(number);
+    /// Puts the next record in the order of paths in place of `record`; whether it stands for two. `None` at the end. Asks
+    /// ranks for more before theirs run out.
+    fn next(&mut self, lead: &mut Lead<'_>, record: &mut Encoded) -> Result<Option<bool>, LeadError> {
+        let of_base = |err| LeadError::Journal(0, Trouble::from(&err));
+        if std::mem::take(&mut self.begins) {
+            let (mut record, stream) = (Encoded::default(), self.ranks.len());
+            if let Some(twice) = self.base.next(&mut record).map_err(of_base)? {
+                self.heads.push(Head { record, stream, twice });
             }
         }
-        Ok(())
-    }
-
-    /// The next record in the order of paths; asks ranks for more before theirs run out.
-    fn next(&mut self, lead: &mut Lead<'_>) -> Result<Option<Record>, LeadError> {
-        self.read_base()?;
         while self.unknown > 0 {
             let (from, incoming) = lead.next()?;
             let Incoming::Records(records, last) = incoming else {
                 return Err(LeadError::Unexpected(from, "a message that is no record"));
             };
-            self.take(from, &records.0, last)?;
+            self.take(lead, from, records.0, last)?;
         }
-        let Some(Reverse((_, rank))) = self.order.pop() else {
-            return Ok(None);
-        };
-        let is_rank = rank + 1 < self.streams.len();
-        let stream = &mut self.streams[rank];
-        let record = stream.records.pop_front().expect("a stream in the order has a record");
-        // ahead of its end, but never more than a frame: a rank that answers fast must not fill the memory
-        if is_rank && stream.records.len() < ASK_BELOW && !stream.asked && !stream.last {
-            stream.asked = true;
-            lead.comm.send(rank, &Message::WantRecords);
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
+        std::mem::swap(record, &mut head.record);
+        let (stream, twice) = (head.stream, head.twice);
+        if stream == self.ranks.len() {
+            match self.base.next(&mut head.record).map_err(of_base)? {
+                Some(twice) => head.twice = twice,
+                None => drop(PeekMut::pop(head)),
+            }
+            return Ok(Some(twice));
         }
-        self.advance(rank);
-        Ok(Some(record))
+        let of_rank = &mut self.ranks[stream];
+        if head.record.read(&mut of_rank.frame).map_err(|err| bad_frame(stream, err))? {
+            drop(head);
+        } else {
+            PeekMut::pop(head);
+            of_rank.is_known = false;
+            self.unknown += usize::from(!of_rank.last);
+        }
+        self.ask(lead, stream);
+        Ok(Some(twice))
     }
 
-    fn take(&mut self, from: usize, frame: &[u8], last: bool) -> Result<(), LeadError> {
-        self.streams[from].asked = false;
-        let records = decode_all(frame).map_err(|err| LeadError::Manifest(format!("records of rank {from}"), err))?;
-        let records = records.into_iter().filter_map(|item| match item {
-            Item::Entry(record) => Some(record),
-            Item::Range(_) => None,
-        });
-        let stream = &mut self.streams[from];
-        let was_empty = stream.records.is_empty();
-        stream.records.extend(records);
-        stream.last = last;
-        if was_empty {
-            self.unknown -= 1;
-            self.advance(from);
+    /// Asks a rank for more, ahead of its end; but never beyond a second frame: a rank that answers fast must not fill the
+    /// memory.
+    fn ask(&mut self, lead: &mut Lead<'_>, rank: usize) {
+        let stream = &mut self.ranks[rank];
+        let left = stream.frame.get_ref().len() as u64 - stream.frame.position();
+        if !stream.asked && !stream.last && left < u64::from(self.frame_len) {
+            stream.asked = true;
+            lead.comm.send(rank, &Message::WantRecords(self.frame_len));
         }
+    }
+
+    /// Takes a frame of a rank.
+    fn take(&mut self, lead: &mut Lead<'_>, from: usize, frame: Vec<u8>, last: bool) -> Result<(), LeadError> {
+        let stream = &mut self.ranks[from];
+        (stream.asked, stream.last) = (false, last);
+        let unread = usize::try_from(stream.frame.position()).expect("within the frame");
+        let mut bytes = std::mem::take(&mut stream.frame).into_inner();
+        bytes.drain(..unread);
+        bytes.extend_from_slice(&frame);
+        stream.frame = Cursor::new(bytes);
+        if !stream.is_known {
+            let mut record = Encoded::default();
+            stream.is_known = record.read(&mut stream.frame).map_err(|err| bad_frame(from, err))?;
+            if stream.is_known {
+                self.heads.push(Head { record, stream: from, twice: false });
+            } else if !last {
+                return Err(LeadError::Unexpected(from, "an empty frame of records"));
+            }
+            self.unknown -= 1;
+        }
+        self.ask(lead, from);
         Ok(())
     }
+}
 
-    /// Enters the stream's next record into the order, or notes that it is not known.
-    fn advance(&mut self, rank: usize) {
-        let stream = &self.streams[rank];
-        match stream.records.front() {
-            Some(record) => self.order.push(Reverse((record.path.clone(), rank))),
-            None if stream.last || rank + 1 == self.streams.len() => {}
-            None => self.unknown += 1,
-        }
-    }
+fn bad_frame(rank: usize, err: std::io::Error) -> LeadError {
+    LeadError::Manifest(format!("records of rank {rank}"), err)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, never, select};
 
 use super::checkpoint::{Checkpoints, Orders, OutOfOrder};
+use super::limit::{self, Change, Limit};
 use crate::comm::{Comm, Pause};
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::journal::Base;
@@ -115,6 +116,8 @@ pub struct Lead<'a> {
     pub unrecorded: bool,
     /// Somebody wants to know how far the job is.
     asked: bool,
+    /// How fast the ranks may read and write.
+    pub limit: Limit,
 }
 
 /// A message to rank 0 as such.
@@ -140,6 +143,7 @@ impl<'a> Lead<'a> {
             stop: None,
             unrecorded: false,
             asked: false,
+            limit: Limit::default(),
         }
     }
 
@@ -158,6 +162,28 @@ impl<'a> Lead<'a> {
         }
         if self.deadline.is_some_and(|deadline| self.display.elapsed() >= deadline) {
             self.stop.get_or_insert(Stop::TimeLimit);
+        }
+    }
+
+    /// Tells each rank its share of the limit, by its I/O threads.
+    pub fn share_limit(&mut self, threads: &[u32]) {
+        let all: u64 = threads.iter().copied().map(u64::from).sum();
+        for (rank, &threads) in threads.iter().enumerate() {
+            let share = |rate: u64| u128::from(rate) * u128::from(threads) / u128::from(all.max(1));
+            let share = self.limit.rate().map(|rate| u64::try_from(share(rate)).expect("a part of it").max(1));
+            self.comm.send(rank, &Message::Limit(share));
+        }
+    }
+
+    /// Looks whether the limit was changed.
+    fn look_at_limit(&mut self, threads: &[u32]) {
+        match self.limit.look(self.display.elapsed()) {
+            Some(Change::Rate(rate)) => {
+                self.display.note(&format!("{}: {}", limit::FILE_NAME, limit::shown(rate)));
+                self.share_limit(threads);
+            }
+            Some(Change::NotUnderstood(complaint)) => self.display.note(&complaint),
+            None => {}
         }
     }
 
@@ -230,7 +256,7 @@ impl<'a> Lead<'a> {
     }
 
     /// Copies everything that the scan finds, or as much as can be before the job has to stop. `base` holds what earlier
-    /// runs have recorded; `is_lost` says whether the lock is.
+    /// runs have recorded; `threads` is how many each rank has; `is_lost` says whether the lock is.
     ///
     /// # Errors
     /// What ends the job.
@@ -238,7 +264,7 @@ impl<'a> Lead<'a> {
         &mut self,
         (coordinator, checkpoints): (&mut Coordinator, &mut Checkpoints),
         scan: Scan,
-        base: &Base,
+        (base, threads): (&Base, &[u32]),
         is_lost: impl Fn() -> bool,
     ) -> Result<(), LeadError> {
         let mut scan = Some(scan);
@@ -268,6 +294,7 @@ impl<'a> Lead<'a> {
                 self.comm.send(work.rank, &Message::Work { id: work.id, tasks: work.tasks });
                 self.pause.reset();
             }
+            self.look_at_limit(threads);
             self.display.tick(std::mem::take(&mut self.asked), || coordinator.progress());
             self.wait(coordinator, &mut scan)?;
         }

@@ -5,6 +5,7 @@ mod choices;
 mod collect;
 pub mod copy;
 mod lead;
+mod limit;
 mod prepare;
 mod recall;
 mod refusal;

@@ -229,6 +229,11 @@ impl Prepared {
         self.state.as_ref().map_or(1, |state| state.recalled.file.runs)
     }
 
+    /// The state directory, if there is one.
+    pub(super) fn state_dir(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.state.as_ref().map(|state| state.dir.try_clone()).transpose()
+    }
+
     /// Whether another run has taken the copy over.
     pub(super) fn is_lost(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.lock.is_lost())

@@ -15,12 +15,12 @@ use crate::policy::Policy;
 use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, Partial, RelPath, Stats, Temporary, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 4;
+pub const PROTOCOL_VERSION: u8 = 5;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
-/// Bytes. Records of the manifest travel in frames of about this length.
-pub const RECORDS_FRAME_LEN: usize = 128 << 10;
+/// Bytes. Records of the manifest travel in frames of about this length, at most.
+pub const MAX_RECORDS_LEN: u32 = 256 << 10;
 /// Names in one batch, at most.
 pub const MAX_BATCH_NAMES: usize = 512;
 /// Bytes of names in one batch, at most, unless it is a batch of one.
@@ -48,14 +48,16 @@ pub enum Message {
     Checkpoint(Checkpoint),
     /// A rank to rank 0: its process was signalled.
     Signalled(Signal),
+    /// Rank 0 to a rank: read, and write, at most so many bytes a second, from now on.
+    Limit(Option<u64>),
     /// Rank 0 to all: leave what you have not begun, and break off what you have.
     Halt,
     /// Rank 0 to all: there is no more work; the I/O threads end.
     Stop,
     /// A rank to rank 0, after [`Message::Stop`]; or why it could not, in words.
     Stopped(Result<(), String>),
-    /// Rank 0 to a rank: the next records, please.
-    WantRecords,
+    /// Rank 0 to a rank: the next records, please, about so many bytes.
+    WantRecords(u32),
     /// A rank to rank 0: its next records, sorted by path; `last` when there are no more.
     Records { records: Records, last: bool },
     /// Rank 0 to all, last: the job is over.
@@ -189,6 +191,19 @@ pub struct Tuning {
     pub durability: Durability,
     /// Times that an operation is tried again after a failure that may pass.
     pub retries: u32,
+    pub reflink: Reflink,
+}
+
+/// When a copy shares the blocks of its source, on file systems that can: XFS, btrfs and some others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Reflink {
+    /// Files of at least 128 KiB, where both are on one such file system.
+    #[default]
+    Auto,
+    /// Every file: it is an error where that is not possible.
+    Always,
+    /// None.
+    Never,
 }
 
 /// When files are read and written with `O_DIRECT`.
@@ -308,11 +323,9 @@ pub struct Known {
 pub struct KnownEntry {
     /// Names it on rank 0.
     pub number: u64,
-    pub kind: Kind,
-    /// Without the name that it was linked to.
-    pub facts: Facts,
-    /// It was linked to another name.
-    pub was_link: bool,
+    /// As journals hold it.
+    #[serde(with = "serde_bytes")]
+    pub record: Vec<u8>,
 }
 
 /// A directory whose entries have all ended.

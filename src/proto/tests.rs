@@ -94,7 +94,7 @@ fn known() -> impl Strategy<Value = Known> {
         Known {
             name,
             kind,
-            entry: facts.map(|facts| KnownEntry { number: facts.size, kind, was_link: facts.uid > 7, facts }),
+            entry: facts.map(|facts| KnownEntry { number: facts.size, record: vec![7; facts.mode as usize % 300] }),
             partial: large.map(|file| file.partial()),
         }
     })
@@ -186,6 +186,7 @@ fn job() -> impl Strategy<Value = Job> {
                 sparse: Sparse::Always,
                 durability: Durability::None,
                 retries: 5,
+                reflink: Reflink::Always,
             },
             policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },
@@ -228,7 +229,8 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Checkpoint(Checkpoint::Committed(seq, Err(Trouble { text, errno })))
         }),
         prop_oneof![Just(Ok(())), ".*".prop_map(Err)].prop_map(Message::Stopped),
-        Just(Message::WantRecords),
+        any::<u32>().prop_map(Message::WantRecords),
+        any::<Option<u64>>().prop_map(Message::Limit),
         (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, last)| Message::Records { records: Records(bytes), last }),
         Just(Message::Bye),
     ]

@@ -114,7 +114,7 @@ impl Scanner {
         }
         let recorded = &self.shared.recorded;
         if !recorded.is_empty()
-            && let Some(known) = recorded.find(&listing.path.join(name), name, kind)
+            && let Some(known) = recorded.find(&listing.path.join(name), name, kind, &mut self.block)
         {
             listing.known.push(known);
             if listing.known.len() >= MAX_BATCH_KNOWN {

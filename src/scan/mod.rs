@@ -21,6 +21,7 @@ use listing::Listing;
 use loops::Ancestor;
 pub use recorded::Recorded;
 
+use crate::journal::Block;
 use crate::policy::{Filter, Selection};
 use crate::proto::{DirBefore, Job, Known, Names};
 use crate::retry::Retry;
@@ -206,6 +207,8 @@ struct Scanner {
     retry: Retry,
     /// Operations that were tried again in the directory that is being listed.
     retries: u64,
+    /// Of what is recorded, the part that was looked at last.
+    block: Block,
 }
 
 /// The coordinator is gone: the job is over.
@@ -219,6 +222,7 @@ impl Scanner {
             destination,
             retry: Retry::new(shared.job.tuning.retries),
             retries: 0,
+            block: Block::default(),
             shared: Arc::clone(shared),
             events,
         }
@@ -284,7 +288,7 @@ impl Scanner {
         let target = &shared.job.sources[usize::from(source)].target;
         let (path, name) = target.split().expect("a single entry has a name of its own in the copy");
         let id = self.new_id();
-        let event = match shared.recorded.find(target, name, kind) {
+        let event = match shared.recorded.find(target, name, kind, &mut self.block) {
             Some(known) => ScanEvent::Known { dir: id, entries: vec![known] },
             None => ScanEvent::Names { dir: id, names: Names::one(name, kind) },
         };

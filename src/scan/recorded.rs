@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::journal::{Base, Partials};
+use crate::journal::{Base, Block, Partials};
 use crate::proto::{Known, KnownEntry};
-use crate::types::{Kind, Outcome, RelPath};
+use crate::types::{Kind, RelPath};
 
 /// What earlier runs of the job have recorded.
 #[derive(Clone, Default)]
@@ -19,14 +19,9 @@ impl Recorded {
     }
 
     /// What is recorded of an entry. One whose record cannot be read is copied again.
-    pub(super) fn find(&self, path: &RelPath, name: &[u8], kind: Kind) -> Option<Known> {
-        let entry = self.base.find(path).ok().flatten().and_then(|(number, record)| match record.outcome {
-            Outcome::Done(mut facts) => {
-                let was_link = facts.hardlink.take().is_some();
-                Some(KnownEntry { number, kind: record.kind, facts, was_link })
-            }
-            Outcome::Failed(_) => None,
-        });
+    pub(super) fn find(&self, path: &RelPath, name: &[u8], kind: Kind, block: &mut Block) -> Option<Known> {
+        let found = self.base.find(path, block).ok().flatten();
+        let entry = found.map(|(number, record)| KnownEntry { number, record: record.into_bytes() });
         let partial = self.partials.get(path).map(|there| there.partial);
         (entry.is_some() || partial.is_some()).then(|| Known { name: name.to_vec(), kind, entry, partial })
     }

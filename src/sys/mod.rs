@@ -1,7 +1,8 @@
 //! The only file-system calls of pcopy, each through a symbol of the C library.
 //!
 //! Interception libraries (DAOS's libioil and libpil4dfs) replace those symbols by LD_PRELOAD, so
-//! nothing here calls the kernel directly, and nothing uses copy_file_range, splice or io_uring.
+//! nothing here calls the kernel directly, and file data is read and written by calls that they know, or shared
+//! (`share`), which is for file systems that they do not intercept. copy_file_range gained nothing.
 //! Every name is relative to an open directory and never follows a symbolic link. Errors are bare
 //! errnos; the layer above says on which path and side.
 
@@ -10,6 +11,7 @@ mod dir;
 mod file;
 mod meta;
 mod mounts;
+mod share;
 mod signal;
 mod user;
 mod xattr;
@@ -25,6 +27,7 @@ pub use file::{
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
+pub use share::{never_shares, share_blocks};
 pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};

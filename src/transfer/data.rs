@@ -1,14 +1,18 @@
 //! The bytes of a file: read a block, hash it, write it.
 
-use super::{At, DEST, Mover, SOURCE};
+use std::os::fd::OwnedFd;
+
+use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Range;
-use crate::proto::{Direct, Sparse};
-use crate::sys::{Buffer, End, Errno, Meta, next_data};
+use crate::proto::{Direct, Reflink, Sparse};
+use crate::sys::{Buffer, End, Errno, Meta, Reading, never_shares, next_data, open_read, share_blocks};
 use crate::types::{Failure, Op};
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
 const DIRECT_MIN_LEN: u64 = 1 << 20;
+/// Bytes. Below it, writing the data costs less than sharing its blocks.
+const SHARE_MIN_LEN: u64 = 128 << 10;
 
 /// How copying a span of a file went.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,9 +22,43 @@ pub(super) enum Span {
     NotItsLength,
 }
 
+/// A file that is being copied, open on both sides.
+pub(super) struct Pair<'a> {
+    place: &'a Place,
+    /// The name at the destination, maybe a temporary one.
+    made: &'a [u8],
+    /// Bytes of the whole file.
+    len: u64,
+    dev: u64,
+    /// Its data alone is copied, into a destination that is a hole.
+    sparse: bool,
+    pub(super) from: End,
+    pub(super) to: End,
+}
+
+impl<'a> Pair<'a> {
+    /// Of descriptors of both sides; `meta` is the source's.
+    pub(super) fn new(
+        mover: &Mover,
+        (place, made): (&'a Place, &'a [u8]),
+        (from, to): (OwnedFd, OwnedFd),
+        meta: &Meta,
+        sparse: bool,
+    ) -> Self {
+        let (from, to) = if mover.wants_direct(meta.size) {
+            let (dir, name) = place.source();
+            let from = End::direct_source(from, dir, name, mover.reading);
+            (from, End::direct_destination(to, place.dest(), made))
+        } else {
+            (End::buffered(from), End::buffered(to))
+        };
+        Self { place, made, len: meta.size, dev: meta.dev, sparse, from, to }
+    }
+}
+
 impl Mover {
     /// Whether a file of this many bytes is to be moved with `O_DIRECT`.
-    pub(super) fn wants_direct(&self, len: u64) -> bool {
+    fn wants_direct(&self, len: u64) -> bool {
         match self.job.tuning.direct {
             Direct::Auto => len >= DIRECT_MIN_LEN,
             Direct::Always => len > 0,
@@ -33,18 +71,69 @@ impl Mover {
         self.job.tuning.sparse != Sparse::Never && meta.is_sparse()
     }
 
-    /// Copies `range` of the source to the same place of the destination; of a sparse file its data
-    /// only, into a destination that is a hole there.
-    pub(super) fn copy_span(
+    /// Copies `range` of the source to the same place of the destination: read and written, or shared.
+    pub(super) fn copy_range_of(
         &mut self,
-        (source, dest): (&mut End, &mut End),
+        pair: &mut Pair<'_>,
+        range: Range,
+        hasher: Option<&mut PieceHasher>,
+    ) -> Result<Span, Failure> {
+        if !self.share(pair, range)? {
+            return self.copy_span(&mut pair.from, Some(&mut pair.to), range, pair.sparse, hasher);
+        }
+        if hasher.is_none() {
+            self.task.bytes_moved += range.len;
+            return Ok(Span::Copied);
+        }
+        // the digest is that of the copy: the source may have changed since
+        let (dir, reading) = (pair.place.dest(), Reading::default());
+        let back = open_read(dir, pair.made, reading).at(Op::Open, DEST)?;
+        let mut back = if self.wants_direct(pair.len) {
+            End::direct_source(back, dir, pair.made, reading)
+        } else {
+            End::buffered(back)
+        };
+        self.copy_span(&mut back, None, range, pair.sparse, hasher)
+    }
+
+    /// Lets the destination share the source's blocks, where that is wanted and possible.
+    fn share(&self, pair: &Pair<'_>, range: Range) -> Result<bool, Failure> {
+        let tuning = &self.job.tuning;
+        let wanted = match tuning.reflink {
+            Reflink::Auto => pair.len >= SHARE_MIN_LEN && self.node.may_share(pair.dev),
+            Reflink::Always => range.len > 0,
+            Reflink::Never => false,
+        };
+        if !wanted || tuning.sparse != Sparse::Auto {
+            return Ok(false);
+        }
+        match share_blocks(pair.from.plain(), pair.to.plain(), range.offset, range.len) {
+            Ok(()) => Ok(true),
+            // space, the disk: copying would fare no better
+            Err(err @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(err).at(Op::Clone, DEST),
+            Err(err) if tuning.reflink == Reflink::Always => Err(err).at(Op::Clone, DEST),
+            Err(err) => {
+                if never_shares(err) {
+                    self.node.never_shares(pair.dev);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Copies `range` to the same place of `to`, or only reads it; of a sparse file its data only.
+    fn copy_span(
+        &mut self,
+        from: &mut End,
+        mut to: Option<&mut End>,
         range: Range,
         sparse: bool,
         mut hasher: Option<&mut PieceHasher>,
     ) -> Result<Span, Failure> {
         let end = range.offset + range.len;
+        let side = if to.is_some() { SOURCE } else { DEST };
         // files of /proc and the like have no length, but content
-        if range.len == 0 && source.read(&mut self.buffer, 1, 0).at(Op::Read, SOURCE)? > 0 {
+        if range.len == 0 && from.read(&mut self.buffer, 1, 0).at(Op::Read, side)? > 0 {
             return Ok(Span::NotItsLength);
         }
         let block_len = self.job.tuning.block_len;
@@ -52,17 +141,18 @@ impl Mover {
         let mut at = range.offset;
         while at < end {
             let (data, data_end) =
-                if sparse { next_data(source.plain(), at, end).at(Op::Seek, SOURCE)? } else { (at, end) };
+                if sparse { next_data(from.plain(), at, end).at(Op::Seek, side)? } else { (at, end) };
             if let Some(hasher) = &mut hasher {
                 hasher.update_zeros(data - at);
             }
             at = data;
             while at < data_end {
+                let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
+                self.throttle.wait(len, || self.is_halting());
                 if self.is_halting() {
                     return Err(Failure::STOPPED);
                 }
-                let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
-                let got = source.read(&mut self.buffer, len, at).at(Op::Read, SOURCE)?;
+                let got = from.read(&mut self.buffer, len, at).at(Op::Read, side)?;
                 if got < len {
                     return Ok(Span::NotItsLength);
                 }
@@ -70,7 +160,9 @@ impl Mover {
                     hasher.update(&self.buffer[..len]);
                 }
                 let block = &self.buffer[..len];
-                if punches { write_data(dest, block, at) } else { dest.write(block, at) }.at(Op::Write, DEST)?;
+                if let Some(to) = &mut to {
+                    if punches { write_data(to, block, at) } else { to.write(block, at) }.at(Op::Write, DEST)?;
+                }
                 at += len as u64;
                 self.task.bytes_moved += len as u64;
             }

@@ -3,16 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::data::Span;
-use super::known::Checked;
+use super::data::{Pair, Span};
+use super::known::{Checked, Earlier};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
 use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename,
-    set_len,
+    Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename, set_len,
 };
 use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
 
@@ -84,9 +83,11 @@ impl Mover {
                 break;
             }
             let path = dir.join(&known.name);
+            let earlier = known.entry.as_ref().and_then(Earlier::of);
             let attempt = self.retried(|me, again| {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
-                match me.check_known(source, &place, &known)? {
+                let checked = earlier.as_ref().map(|earlier| me.check_known(source, &place, earlier)).transpose()?;
+                match checked.unwrap_or(Checked::Copy { ours: false }) {
                     Checked::There(attempt) => Ok(attempt),
                     Checked::Copy { ours } => {
                         // of a copy that was complete the user's word counts: what is there is left
@@ -95,10 +96,10 @@ impl Mover {
                     }
                 }
             });
-            match (attempt, known.entry) {
-                (Ok(Attempt::Confirmed), Some(entry)) => {
-                    confirmed.push(entry.number);
-                    self.confirm(path, entry);
+            match (attempt, earlier) {
+                (Ok(Attempt::Confirmed), Some(earlier)) => {
+                    confirmed.push(earlier.number);
+                    self.confirm(path, earlier);
                 }
                 (attempt, _) => returned.extend(self.end_attempt(path, known.kind, attempt)),
             }
@@ -244,7 +245,7 @@ impl Mover {
             .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
             .at(Op::Create, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let copied = self.fill(place, from, to, made, &meta);
+        let copied = self.fill((place, made), from, to, &meta);
         match &copied {
             Ok(Some(_)) if temporary.is_some() => self.give_name(place, made),
             Ok(Some(_)) => Ok(()),
@@ -258,34 +259,27 @@ impl Mover {
     /// Data, metadata and close of a small file; `None` when the source changed meanwhile.
     fn fill(
         &mut self,
-        place: &Place,
+        (place, made): (&Place, &[u8]),
         from: OwnedFd,
         to: OwnedFd,
-        made: &[u8],
         meta: &Meta,
     ) -> Result<Option<Facts>, Failure> {
         let sparse = self.keeps_holes(meta);
         if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
-        let mut ends = if self.wants_direct(meta.size) {
-            let (dir, name) = place.source();
-            let from = End::direct_source(from, dir, name, self.reading);
-            (from, End::direct_destination(to, place.dest(), made))
-        } else {
-            (End::buffered(from), End::buffered(to))
-        };
-        let mut hasher = self.job.tuning.digest.then(PieceHasher::whole);
+        let mut pair = Pair::new(self, (place, made), (from, to), meta, sparse);
+        let mut hasher = self.job.tuning.digest.then(|| PieceHasher::whole(meta.size));
         let whole = Range { offset: 0, len: meta.size };
-        let span = self.copy_span((&mut ends.0, &mut ends.1), whole, sparse, hasher.as_mut())?;
-        let after = Meta::of(ends.0.plain()).at(Op::Stat, SOURCE)?;
+        let span = self.copy_range_of(&mut pair, whole, hasher.as_mut())?;
+        let after = Meta::of(pair.from.plain()).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
-        let (from, to) = (Handle::Open(ends.0.plain()), Handle::Open(ends.1.plain()));
+        let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
         let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
-        self.sync_if_needed(ends.1.plain())?;
-        ends.1.close().at(Op::Close, DEST)?;
+        self.sync_if_needed(pair.to.plain())?;
+        pair.to.close().at(Op::Close, DEST)?;
         let digest = hasher.map(|hasher| hasher.finish());
         Ok(Some(Facts { digest, ..kept.facts(None) }))
     }

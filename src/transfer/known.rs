@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 
 use super::entry::Attempt;
 use super::{At, DEST, Mover, Place};
-use crate::proto::{Known, KnownEntry};
+use crate::journal::{Encoded, Item};
+use crate::proto::KnownEntry;
 use crate::sys::{Errno, Handle, Meta, Reading, open_read, read_link};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
 
@@ -16,10 +17,33 @@ pub(super) enum Checked {
     Copy { ours: bool },
 }
 
+/// The record of an entry that an earlier run has copied.
+pub(super) struct Earlier {
+    /// Names it on rank 0.
+    pub(super) number: u64,
+    kind: Kind,
+    /// Without the name that it was linked to.
+    facts: Facts,
+    was_link: bool,
+}
+
+impl Earlier {
+    /// `None` when the bytes are not such a record: the entry is copied again.
+    pub(super) fn of(entry: &KnownEntry) -> Option<Self> {
+        let mut item = Encoded::default();
+        match item.read(&mut entry.record.as_slice()).and_then(|_| item.decode()) {
+            Ok(Item::Entry(Record { kind, outcome: Outcome::Done(mut facts), .. })) => {
+                let was_link = facts.hardlink.take().is_some();
+                Some(Self { number: entry.number, kind, facts, was_link })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Mover {
     /// Looks at both sides of an entry with a record.
-    pub(super) fn check_known(&mut self, source: u16, place: &Place, known: &Known) -> Result<Checked, Failure> {
-        let Some(entry) = &known.entry else { return Ok(Checked::Copy { ours: false }) };
+    pub(super) fn check_known(&mut self, source: u16, place: &Place, entry: &Earlier) -> Result<Checked, Failure> {
         // what is wrong with it, who copies it will tell
         let Ok(from) = self.source_handle(place.source()).meta() else { return Ok(Checked::Copy { ours: false }) };
         let there = match Meta::at(place.dest(), &place.dest_name) {
@@ -53,8 +77,8 @@ impl Mover {
     }
 
     /// Whether what is at the destination is what was recorded.
-    fn is_recorded_copy(&self, place: &Place, there: &Meta, entry: &KnownEntry) -> Result<bool, Failure> {
-        let KnownEntry { kind, facts, .. } = entry;
+    fn is_recorded_copy(&self, place: &Place, there: &Meta, entry: &Earlier) -> Result<bool, Failure> {
+        let Earlier { kind, facts, .. } = entry;
         let same = there.kind == Some(*kind) && there.mtime == facts.mtime_there.unwrap_or(facts.mtime);
         Ok(same
             && match kind {
@@ -94,14 +118,14 @@ impl Mover {
     }
 
     /// Counts an entry that is as its record says.
-    pub(super) fn confirm(&mut self, path: RelPath, entry: KnownEntry) {
+    pub(super) fn confirm(&mut self, path: RelPath, entry: Earlier) {
         let outcome = Outcome::Done(entry.facts);
         self.task.records.count_resumed(&Record { path, kind: entry.kind, outcome });
     }
 }
 
 /// Whether the source has the data that was copied.
-fn is_recorded_source(from: &Meta, entry: &KnownEntry) -> bool {
+fn is_recorded_source(from: &Meta, entry: &Earlier) -> bool {
     let facts = &entry.facts;
     // the length of a symbolic link is that of its target; others have none that counts
     let same_size = !matches!(entry.kind, Kind::File | Kind::Symlink) || from.size == facts.size;

@@ -4,13 +4,13 @@
 
 use std::os::fd::AsFd;
 
-use super::data::Span;
+use super::data::{Pair, Span};
 use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Handle, Meta, close, open_read, open_write, remove_file};
+use crate::sys::{Handle, Meta, close, open_read, open_write, remove_file};
 use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
@@ -40,25 +40,22 @@ impl Mover {
         let temporary = self.temporary_name(file.source, &file.path, file.temporary);
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
-        if !is_same(file, &from)? {
+        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        if !is_same(file, &meta) {
             return Ok(TaskResult::Changed);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let mut ends = if self.wants_direct(file.identity.size) {
-            let from = End::direct_source(from, dir, name, self.reading);
-            (from, End::direct_destination(to, place.dest(), &temporary))
-        } else {
-            (End::buffered(from), End::buffered(to))
-        };
+        let mut pair = Pair::new(self, (&place, &temporary), (from, to), &meta, file.sparse);
         let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
         let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));
-        let span = self.copy_span((&mut ends.0, &mut ends.1), range, file.sparse, hasher.as_mut())?;
-        if span == Span::NotItsLength || !is_same(file, ends.0.plain())? {
+        let span = self.copy_range_of(&mut pair, range, hasher.as_mut())?;
+        let after = Meta::of(pair.from.plain()).at(Op::Stat, SOURCE)?;
+        if span == Span::NotItsLength || !is_same(file, &after) {
             return Ok(TaskResult::Changed);
         }
-        self.sync_if_needed(ends.1.plain())?;
-        ends.1.close().at(Op::Close, DEST)?;
+        self.sync_if_needed(pair.to.plain())?;
+        pair.to.close().at(Op::Close, DEST)?;
         let value = hasher.map(|hasher| hasher.finish());
         if self.job.state.is_some() {
             let path = file.path.clone();
@@ -97,7 +94,7 @@ impl Mover {
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
-        if meta.kind != Some(Kind::File) || meta.identity() != file.identity {
+        if !is_same(file, &meta) {
             return Ok(None);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
@@ -127,7 +124,6 @@ impl Mover {
     }
 }
 
-fn is_same(file: &LargeFile, fd: impl AsFd) -> Result<bool, Failure> {
-    let meta = Meta::of(fd).at(Op::Stat, SOURCE)?;
-    Ok(meta.kind == Some(Kind::File) && meta.identity() == file.identity)
+fn is_same(file: &LargeFile, meta: &Meta) -> bool {
+    meta.kind == Some(Kind::File) && meta.identity() == file.identity
 }

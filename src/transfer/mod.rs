@@ -12,6 +12,7 @@ mod links;
 mod metadata;
 mod node;
 mod owners;
+mod throttle;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use entry::Links;
 pub use node::{Node, wait_for_marker};
+pub use throttle::Throttle;
 
 use crate::journal::{Batch, Item, Recorder};
 use crate::policy::Existing;
@@ -43,6 +45,8 @@ pub struct Mover {
     task: TaskLog,
     /// The job is to halt. Shared by the rank's threads.
     halt: Arc<AtomicBool>,
+    /// Shared too.
+    throttle: Arc<Throttle>,
     retry: Retry,
 }
 
@@ -100,13 +104,13 @@ const DEST: Side = Side::Destination;
 
 impl Mover {
     /// A thread's state; `node` holds the roots that it opens directories below, of which it keeps `cached_dirs` open
-    /// on each side; `halt` tells it to leave what it has not begun.
+    /// on each side; `halt` tells it to leave what it has not begun, `throttle` holds it to a limit.
     pub fn new(
         job: &Arc<Job>,
         node: &Arc<Node>,
         recorder: &Arc<Mutex<Recorder>>,
         cached_dirs: usize,
-        halt: &Arc<AtomicBool>,
+        (halt, throttle): (&Arc<AtomicBool>, &Arc<Throttle>),
     ) -> Self {
         let reading = reading(job);
         Self {
@@ -119,6 +123,7 @@ impl Mover {
             recorder: Arc::clone(recorder),
             task: TaskLog::default(),
             halt: Arc::clone(halt),
+            throttle: Arc::clone(throttle),
             retry: Retry::new(job.tuning.retries),
         }
     }

@@ -1,10 +1,11 @@
 //! What a rank's node knows of the job: open roots, who runs it, what its file systems can do.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Node {
     pub(super) attributes: XattrChoice,
     pub(super) users: IdMap,
     pub(super) groups: IdMap,
+    /// Devices of sources whose blocks the destination cannot share.
+    unshared: Mutex<HashSet<u64>>,
 }
 
 pub(super) struct NodeSource {
@@ -76,6 +79,7 @@ impl Node {
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
             users: IdMap::new(&job.policy.users, user_name).map_err(|err| err.to_string())?,
             groups: IdMap::new(&job.policy.groups, group_name).map_err(|err| err.to_string())?,
+            unshared: Mutex::default(),
         })
     }
 
@@ -102,6 +106,16 @@ impl Node {
     /// Whether each file and directory has to be made durable on its own.
     pub fn syncs_each(&self) -> bool {
         self.sync_each
+    }
+
+    /// Whether the destination may share blocks of files on this device, as far as is known.
+    pub(super) fn may_share(&self, dev: u64) -> bool {
+        !self.unshared.lock().unwrap_or_else(PoisonError::into_inner).contains(&dev)
+    }
+
+    /// Notes that the destination cannot share blocks of files on this device.
+    pub(super) fn never_shares(&self, dev: u64) {
+        self.unshared.lock().unwrap_or_else(PoisonError::into_inner).insert(dev);
     }
 
     /// What names the file that `meta` describes, the same on every node.

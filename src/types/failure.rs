@@ -36,6 +36,8 @@ pub enum Op {
     Loop,
     /// The job was told to halt. It is nobody's failure, and never recorded.
     Stopped,
+    /// Sharing the source's blocks.
+    Clone,
 }
 
 /// Which tree the operation was on.
@@ -112,6 +114,7 @@ impl fmt::Display for Op {
             Self::Conflict => "conflict",
             Self::Loop => "loop",
             Self::Stopped => "stopped",
+            Self::Clone => "clone",
         })
     }
 }

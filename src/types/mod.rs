@@ -13,7 +13,7 @@ pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, T
 pub use exit::ExitCode;
 pub use failure::{Failure, Op, Side};
 pub use path::{PathError, RelPath, escaped, is_name};
-pub use size::{human_bytes, parse_duration, parse_size};
+pub use size::{human_bytes, parse_duration, parse_rate, parse_size};
 pub use stats::Stats;
 
 /// A BLAKE3 digest of a whole file, 32 bytes, as `b3sum` prints it in hexadecimal.

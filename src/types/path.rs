@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// No component is empty, `.` or `..`, and no byte is NUL, so that walking it name by name
 /// stays below the directory where the walk began. Any other bytes are allowed, of any length.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "serde_bytes::ByteBuf", into = "serde_bytes::ByteBuf")]
-pub struct RelPath(Vec<u8>);
+#[serde(try_from = "serde_bytes::ByteBuf")]
+pub struct RelPath(#[serde(serialize_with = "serde_bytes::serialize")] Vec<u8>);
 
 /// Bytes that are not a [`RelPath`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -134,12 +134,6 @@ impl TryFrom<serde_bytes::ByteBuf> for RelPath {
 
     fn try_from(bytes: serde_bytes::ByteBuf) -> Result<Self, PathError> {
         Self::new(bytes.into_vec())
-    }
-}
-
-impl From<RelPath> for serde_bytes::ByteBuf {
-    fn from(path: RelPath) -> Self {
-        Self::from(path.0)
     }
 }
 

@@ -26,6 +26,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// Parses a rate in bytes a second: a size, with `/s` or without.
+///
+/// # Errors
+/// A sentence that says what is wrong, for the command line.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    parse_size(text.strip_suffix("/s").unwrap_or(text))
+}
+
 /// Parses `200ms`, `5s`, `1m`, `2h`; a bare number is seconds.
 ///
 /// # Errors

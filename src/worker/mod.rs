@@ -19,15 +19,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use keeper::Keeper;
 
 use crate::comm::{self, Comm, Pause, ReceiveError};
-use crate::journal::{Entries, Header, Item, Journal, Recorder, encode_item};
+use crate::journal::{Entries, Header, Journal, Recorder};
 use crate::proto::{
-    Checkpoint, Durability, Hello, Job, Message, RECORDS_FRAME_LEN, Records, Report, StatePlace, Task, Trouble,
+    Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
 };
 use crate::scan::{MAX_SCAN_THREADS, Roots};
 use crate::signals::{SignalError, Signals};
 use crate::state::{self, Scratch};
 use crate::sys::{DirCache, act_as};
-use crate::transfer::{Mover, Node, reading, wait_for_marker};
+use crate::transfer::{Mover, Node, Throttle, reading, wait_for_marker};
 use crate::types::Stats;
 
 /// A rank that takes part in the job.
@@ -40,11 +40,12 @@ pub struct Worker {
     _scratch: Option<Scratch>,
     /// Tells the I/O threads to leave what they have not begun.
     halt: Arc<AtomicBool>,
+    throttle: Arc<Throttle>,
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     cached_dirs: usize,
-    sorted: Option<std::iter::Peekable<Entries>>,
+    sorted: Option<Entries>,
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
@@ -157,9 +158,9 @@ impl Worker {
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
         let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
         let mut handles = Vec::new();
-        let halt = Arc::new(AtomicBool::new(false));
+        let (halt, throttle) = (Arc::new(AtomicBool::new(false)), Arc::new(Throttle::default()));
         for index in 0..count {
-            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, &halt);
+            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, (&halt, &throttle));
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
@@ -178,6 +179,7 @@ impl Worker {
             keeper: Some(keeper),
             _scratch: scratch,
             halt,
+            throttle,
             tasks: Some(tasks),
             events,
             threads: handles,
@@ -198,6 +200,7 @@ impl Worker {
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
             Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
+            Message::Limit(bytes_per_s) => self.throttle.set(bytes_per_s),
             Message::Halt => self.halt.store(true, Ordering::Relaxed),
             Message::Stop => {
                 let stopped = self.stop();
@@ -207,8 +210,8 @@ impl Worker {
                     comm.sum(&self.stats().to_array());
                 }
             }
-            Message::WantRecords => {
-                let (records, last) = self.next_records()?;
+            Message::WantRecords(len) => {
+                let (records, last) = self.next_records(len.min(MAX_RECORDS_LEN) as usize)?;
                 comm.send(0, &Message::Records { records, last });
             }
             Message::Bye => return Ok(Next::Over),
@@ -306,30 +309,16 @@ impl Worker {
         *self.recorder.lock().unwrap_or_else(PoisonError::into_inner).stats()
     }
 
-    fn next_records(&mut self) -> Result<(Records, bool), WorkerError> {
+    fn next_records(&mut self, len: usize) -> Result<(Records, bool), WorkerError> {
         let _acting = act_as(self.job.policy.run_as).map_err(|err| WorkerError::Records(err.into()))?;
         if let Some(keeper) = self.keeper.take() {
             let journal = keeper.into_journal().ok_or(WorkerError::Thread)?;
-            self.sorted = Some(journal.into_sorted().map_err(WorkerError::Records)?.peekable());
+            self.sorted = Some(journal.into_sorted().map_err(WorkerError::Records)?);
         }
         let sorted = self.sorted.as_mut().expect("made above");
-        let mut frame = Vec::new();
-        let mut trouble = None;
-        while frame.len() < RECORDS_FRAME_LEN {
-            match sorted.next() {
-                Some(Ok(record)) => encode_item(&Item::Entry(record), &mut frame),
-                Some(Err(error)) => {
-                    trouble = Some(error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        let last = sorted.peek().is_none();
-        match trouble {
-            Some(error) => Err(WorkerError::Records(error)),
-            None => Ok((Records(frame), last)),
-        }
+        let mut frame = Vec::with_capacity(len + 1024);
+        sorted.fill(&mut frame, len).map_err(WorkerError::Records)?;
+        Ok((Records(frame), sorted.is_at_end()))
     }
 }
 
@@ -360,9 +349,9 @@ fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedF
     Ok((dir, None))
 }
 
-/// I/O threads of a rank: two a core of its share of the node, between 2 and 4. More than that gained nothing on local
-/// disks and memory; fewer leave the storage waiting while a block is hashed.
+/// I/O threads of a rank: two a core of its share of the node, between 1 and 4. More than that gained nothing on local
+/// disks and memory; a single one leaves the storage waiting while a block is hashed, where no other rank uses it.
 fn default_threads(node_ranks: usize) -> usize {
     let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    (2 * cores / node_ranks.max(1)).clamp(2, 4)
+    (2 * cores / node_ranks.max(1)).clamp(1, 4)
 }

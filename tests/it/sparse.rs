@@ -107,7 +107,8 @@ fn holes_are_kept_on(kind: FileSystem, size_mib: u64, jobs: &[(usize, &str)]) {
     assert!(allocated < sizes / 2, "the sources have holes on {kind:?}: {allocated} of {sizes} bytes allocated");
     for (ranks, direct) in jobs {
         let dst = mount.path().join(format!("{ranks}-{direct}"));
-        let job = Job::ranks(*ranks).options(["-k", "64K", "-b", "16K"]);
+        let reflink = if *direct == "auto" { "auto" } else { "never" };
+        let job = Job::ranks(*ranks).options(["-k", "64K", "-b", "16K", "--reflink", reflink]);
         let copied = copy_exactly(&job.options([format!("--direct={direct}")]), &src, &dst);
         oracle::assert_none(&lost_holes(&src, &dst), &format!("{kind:?}, {}", copied.outcome.told()));
         fs::remove_dir_all(&dst).unwrap();

@@ -116,7 +116,8 @@ pub fn written(state: &Path, earlier: &BTreeSet<PathBuf>) -> u64 {
 #[track_caller]
 pub fn kill_at<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, bytes: u64) {
     let earlier = journals(state).into_iter().collect();
-    let mut running = job.start(operands);
+    // so slow that there is a middle, whatever the machine does beside it
+    let mut running = job.clone().options(["--limit-rate", "4M"]).start(operands);
     while written(state, &earlier) < bytes {
         if !running.goes_on() {
             panic!("the run ended before {bytes} bytes were in its journals: {}", running.wait().told());

@@ -1,9 +1,10 @@
 //! A tree that is described, not stored: what is where follows from its numbers; and the scan of it.
 
+use pcopy::journal::{Item, encode_item};
 use pcopy::plan;
 use pcopy::proto::{DirBefore, Known, KnownEntry, MAX_BATCH_KNOWN, MAX_BATCH_NAMES, Names};
 use pcopy::scan::ScanEvent;
-use pcopy::types::{Facts, Fate as Made, Identity, Kind, RelPath, Timestamp, Unkept};
+use pcopy::types::{Facts, Fate as Made, Identity, Kind, Outcome, Record, RelPath, Timestamp, Unkept};
 
 use super::Nanos;
 use super::storage::hash;
@@ -277,8 +278,12 @@ impl Scanner {
         let entry = dir * self.tree.files_per_dir + index;
         let mut name = *b"file-00000000.dat";
         write_number(&mut name, index);
-        let facts = facts(self.tree.size_of(entry));
-        let recorded = KnownEntry { number: entry, kind: Kind::File, facts, was_link: false };
+        // ranks would compare it with what is there
+        let path = RelPath::root().join(&name);
+        let outcome = Outcome::Done(facts(self.tree.size_of(entry)));
+        let mut record = Vec::new();
+        encode_item(&Item::Entry(Record { path, kind: Kind::File, outcome }), &mut record);
+        let recorded = KnownEntry { number: entry, record };
         Known { name: name.to_vec(), kind: Kind::File, entry: Some(recorded), partial: None }
     }
 }
