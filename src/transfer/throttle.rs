@@ -55,8 +55,9 @@ impl Throttle {
             bucket.credit -= len as f64;
             None
         } else {
-            // not an hour at a time: the limit may change
-            Some(Duration::from_secs_f64((-bucket.credit / rate).min(3600.0)))
+            // a debt that is rounded to no time at all would be waited for again and again
+            let due = Duration::from_secs_f64((-bucket.credit / rate).min(3600.0));
+            Some(due.max(Duration::from_micros(1)))
         }
     }
 }
