@@ -11,7 +11,7 @@ use pcopy::coordinator::Coordinator;
 use pcopy::digest::Merge;
 use pcopy::journal::{Batch, Encoded, Header, Item, Journal, encode_item};
 use pcopy::manifest::{self, Place, Writer};
-use pcopy::proto::{MAX_BATCH_NAMES, Message, Names, RECORDS_FRAME_LEN, Report, Task, TaskResult};
+use pcopy::proto::{MAX_BATCH_NAMES, Message, Names, Report, Task, TaskResult};
 use pcopy::scan::ScanEvent;
 use pcopy::types::{Facts, Fate, Kind, Outcome, Record, RelPath, Stats, Timestamp, Unkept};
 
@@ -174,6 +174,7 @@ fn steps(c: &mut Criterion) {
 fn manifests(c: &mut Criterion) {
     const GROUPS: usize = 32;
     const COUNT: usize = 1000;
+    const FRAME_LEN: usize = 128 << 10;
     let header = Header { job_id: 1, generation: 1, rank: 0, ranks: 1 };
     let journal = || {
         let mut journal = Journal::new(None, header, false);
@@ -192,7 +193,7 @@ fn manifests(c: &mut Criterion) {
             let (mut entries, mut frame) = (journal.into_sorted().expect("in memory"), Vec::new());
             while !entries.is_at_end() {
                 frame.clear();
-                entries.fill(&mut frame, RECORDS_FRAME_LEN).expect("in memory");
+                entries.fill(&mut frame, FRAME_LEN).expect("in memory");
             }
         };
         b.iter_batched(journal, merged, BatchSize::LargeInput);
