@@ -437,7 +437,9 @@ impl Message {
     /// # Errors
     /// [`FrameError::TooLong`] when it would be longer than a receiver takes.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        let frame = postcard::to_extend(self, vec![PROTOCOL_VERSION]).map_err(FrameError::Damaged)?;
+        let mut frame = Vec::with_capacity(2048);
+        frame.push(PROTOCOL_VERSION);
+        let frame = postcard::to_extend(self, frame).map_err(FrameError::Damaged)?;
         if frame.len() > MAX_FRAME_LEN { Err(FrameError::TooLong(frame.len())) } else { Ok(frame) }
     }
 

@@ -7,15 +7,16 @@ use crate::types::{Kind, is_name};
 /// Names and types of entries of one directory, in listing order.
 ///
 /// One allocation for all names: a batch is read once, and a hundred million files pass through.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Packed", into = "Packed")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Packed")]
 pub struct Names {
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
     /// The end of each name in `bytes`, and its type.
     ends: Vec<(u32, Kind)>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Packed {
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
@@ -64,18 +65,18 @@ impl Names {
         starts.zip(&self.ends).map(|(start, &(end, kind))| (&self.bytes[start..end as usize], kind))
     }
 
-    /// Takes the first `count` names out, or all when there are fewer.
+    /// Takes `count` names out, the last ones, or all when there are fewer: what stays is not moved.
     pub fn take(&mut self, count: usize) -> Self {
-        if count >= self.len() {
+        let Some(left) = self.len().checked_sub(count).filter(|&left| left > 0) else {
             return std::mem::take(self);
-        }
-        let cut = if count == 0 { 0 } else { self.ends[count - 1].0 };
-        let rest_bytes = self.bytes.split_off(cut as usize);
-        let mut rest_ends = self.ends.split_off(count);
-        for (end, _) in &mut rest_ends {
+        };
+        let cut = self.ends[left - 1].0;
+        let bytes = self.bytes.split_off(cut as usize);
+        let mut ends = self.ends.split_off(left);
+        for (end, _) in &mut ends {
             *end -= cut;
         }
-        std::mem::replace(self, Self { bytes: rest_bytes, ends: rest_ends })
+        Self { bytes, ends }
     }
 }
 
@@ -92,11 +93,5 @@ impl TryFrom<Packed> for Names {
             start = end as usize;
         }
         if start == packed.bytes.len() { Ok(Self { bytes: packed.bytes, ends: packed.ends }) } else { Err(NamesError) }
-    }
-}
-
-impl From<Names> for Packed {
-    fn from(names: Names) -> Self {
-        Self { bytes: names.bytes, ends: names.ends }
     }
 }

@@ -274,12 +274,12 @@ proptest! {
     }
 
     #[test]
-    fn taking_names_keeps_their_order(names in names(), count in 0usize..60) {
+    fn taken_names_are_the_last_ones(names in names(), count in 0usize..60) {
         let all: Vec<_> = names.iter().map(|(name, kind)| (name.to_vec(), kind)).collect();
         let mut rest = names;
-        let first = rest.take(count);
-        prop_assert_eq!(first.len(), count.min(all.len()));
-        let joined: Vec<_> = first.iter().chain(rest.iter()).map(|(name, kind)| (name.to_vec(), kind)).collect();
+        let taken = rest.take(count);
+        prop_assert_eq!(taken.len(), count.min(all.len()));
+        let joined: Vec<_> = rest.iter().chain(taken.iter()).map(|(name, kind)| (name.to_vec(), kind)).collect();
         prop_assert_eq!(joined, all);
     }
 }
