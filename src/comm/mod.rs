@@ -38,6 +38,8 @@ pub struct Comm {
     node_rank: usize,
     node_size: usize,
     sends: Vec<PendingSend>,
+    /// The send that is looked at next.
+    next_send: usize,
     receives: VecDeque<PendingReceive>,
     to_self: VecDeque<Vec<u8>>,
     _universe: Universe,
@@ -104,6 +106,7 @@ impl Comm {
             node_rank,
             node_size,
             sends: Vec::new(),
+            next_send: 0,
             receives: VecDeque::new(),
             to_self: VecDeque::new(),
             _universe: universe,
@@ -167,7 +170,7 @@ impl Comm {
             Some(own) => Some(own),
             None => {
                 self.start_receives();
-                self.sends.retain_mut(|send| !is_complete(&mut send.request));
+                self.forget_sent();
                 let complete = self.receives.front_mut().is_some_and(|receive| is_complete(&mut receive.request));
                 let done = if complete { self.receives.pop_front() } else { None };
                 done.map(|receive| (receive.from, receive.frame))
@@ -179,6 +182,21 @@ impl Comm {
         match Message::decode(&frame) {
             Ok(message) => Ok(Some((from, message))),
             Err(error) => Err(ReceiveError { from, error }),
+        }
+    }
+
+    /// Frees what some of the sends have needed: with thousands of ranks there are thousands under way.
+    fn forget_sent(&mut self) {
+        const AT_ONCE: usize = 16;
+        for _ in 0..AT_ONCE.min(self.sends.len()) {
+            if self.next_send >= self.sends.len() {
+                self.next_send = 0;
+            }
+            if is_complete(&mut self.sends[self.next_send].request) {
+                self.sends.swap_remove(self.next_send);
+            } else {
+                self.next_send += 1;
+            }
         }
     }
 

@@ -18,10 +18,10 @@ use ranks::Ranks;
 
 use crate::journal::Partials;
 use crate::proto::{
-    DirBefore, FinishedDir, Known, LargeFile, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names, Owned,
-    Report, Returned, Task, TaskResult,
+    DirBefore, FinishedDir, Known, LargeFile, Listing, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names,
+    Owned, Report, Returned, Task, TaskResult,
 };
-use crate::scan::{DirId, ScanEvent};
+use crate::scan::{DirId, Lent, ScanEvent};
 use crate::types::{Failure, Kind, RelPath, Stats};
 
 /// Names that wait for a rank, at most, before the scan has to wait: so many, or for many threads so many a thread.
@@ -33,6 +33,10 @@ const MAX_QUEUED_LEN_A_THREAD: usize = 8 << 10;
 /// Other tasks that wait, at most, before the scan has to wait.
 const MAX_QUEUED_TASKS: usize = 16 << 10;
 const MAX_QUEUED_TASKS_A_THREAD: usize = 2;
+/// Names that a rank copies at once of a directory that it has listed, at most.
+const MAX_KEPT: usize = 128;
+/// Names of a directory that is being listed, at a guess.
+const NAMES_A_DIR: usize = 512;
 /// Directories that one task finishes, at most.
 const MAX_DIRS: usize = 128;
 
@@ -54,6 +58,11 @@ pub struct Coordinator {
     ranks: Ranks,
     halted: bool,
     assigned: HashMap<u64, Assigned>,
+    /// Directories that ranks have listed, which the scan has to hear of.
+    listed: Vec<Elsewhere>,
+    /// Directories that ranks list now, and all that they were ever given.
+    lent: usize,
+    lent_ever: u64,
     next_id: u64,
     scan_ended: bool,
     seen: u64,
@@ -92,6 +101,7 @@ enum Purpose {
     Abandon { file: u64 },
     Links(Vec<Member>),
     Dirs(Vec<DirId>),
+    List(Lent),
 }
 
 impl Purpose {
@@ -101,11 +111,20 @@ impl Purpose {
             Self::Entries { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
             // 16 MiB at 1 GiB/s, against 1 ms
             Self::Range { .. } => 16,
-            Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } => 1,
+            Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } | Self::List(_) => 1,
             Self::Links(members) => members.len(),
             Self::Dirs(ids) => ids.len(),
         }
     }
+}
+
+/// What became of a directory that a rank was to list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It was listed; these are the directories in it, with its number and source. If it was not entered, its path.
+    Listed { below: Vec<(DirId, u16, RelPath)>, left_alone: Option<RelPath> },
+    /// The scan has to list it.
+    TooLong(Lent),
 }
 
 /// Work for a rank.
@@ -132,6 +151,8 @@ pub struct Progress {
     pub bytes_moved: u64,
     /// Assignments that ranks work on.
     pub in_flight: usize,
+    /// Directories that ranks were given to list.
+    pub lent: u64,
 }
 
 /// A message that this state cannot have led to: a defect, or a foreign rank.
@@ -160,6 +181,9 @@ impl Coordinator {
             links: Links::default(),
             ranks: Ranks::new(threads),
             assigned: HashMap::new(),
+            listed: Vec::new(),
+            lent: 0,
+            lent_ever: 0,
             next_id: 0,
             scan_ended: false,
             seen: 0,
@@ -284,6 +308,11 @@ impl Coordinator {
                 }
                 self.entries_ended(dir, ended);
             }
+            (Purpose::List(lent), TaskResult::Listed(listing)) => self.take_listing(lent, listing)?,
+            (Purpose::List(lent), TaskResult::TooLong) => {
+                self.lent -= 1;
+                self.listed.push(Elsewhere::TooLong(lent));
+            }
             (Purpose::Links(members), TaskResult::Returned(unlinkable)) => self.take_links(members, unlinkable),
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
                 Owned::Large(file) => self.add_large(file, member),
@@ -327,6 +356,55 @@ impl Coordinator {
             self.urgent.push_back((task, purpose));
         }
         Some(())
+    }
+
+    /// Takes what a rank has found in a directory, as if the scan had.
+    fn take_listing(&mut self, lent: Lent, listing: &Listing) -> Option<()> {
+        self.lent -= 1;
+        let Lent { id, source, path, .. } = lent;
+        let Listing { subdirs, kept, returned, excluded, before, failure, retries, .. } = listing;
+        self.seen += kept;
+        self.dir_mut(id).open_entries += signed(*kept);
+        let ended = kept.checked_sub(returned.len() as u64)?;
+        for entry in returned {
+            self.take_returned(id, source, entry);
+        }
+        self.dir_mut(id).open_entries -= signed(ended);
+        let mut rest = listing.rest.clone();
+        while !rest.is_empty() {
+            self.scan(ScanEvent::Names { dir: id, names: rest.take(MAX_BATCH_NAMES) });
+        }
+        let below = subdirs.iter().map(|(name, _)| (id, source, path.join(name))).collect();
+        self.listed.push(Elsewhere::Listed { below, left_alone: listing.left_alone.then_some(path) });
+        let (failure, subdirs) = (failure.clone(), subdirs.len() as u64);
+        let (before, excluded, retries) = (*before, *excluded, *retries);
+        self.scan(ScanEvent::Listed { dir: id, subdirs, excluded, before, failure, retries });
+        Some(())
+    }
+
+    /// Whether a rank has nothing to do, and may list a directory: there is room for what it will find.
+    pub fn can_lend(&self) -> bool {
+        let expected = self.queued_names + NAMES_A_DIR * self.lent;
+        !self.halted && self.wants_scan() && expected < self.max_queued_names() && self.ranks.freest(0).is_some()
+    }
+
+    /// Gives a directory of the scan to a rank that is free, to be listed there; `waiting` is how many more there are.
+    pub fn lend(&mut self, lent: Lent, waiting: usize) -> Option<Assignment> {
+        let rank = self.ranks.freest(0)?;
+        let Lent { id, parent, source, path } = lent.clone();
+        // others have nothing to do either, unless there are directories for all
+        let queued = if waiting < self.ranks.threads() { 0 } else { usize::MAX };
+        let keep = u32::try_from(self.ranks.share_of(rank, queued, MAX_KEPT)).expect("few");
+        self.lent += 1;
+        self.lent_ever += 1;
+        let task = Task::List { source, dir: path.clone(), keep };
+        self.scan(ScanEvent::Dir { id, parent, source, path });
+        Some(self.assign(rank, vec![task], vec![Purpose::List(lent)]))
+    }
+
+    /// What has become of directories that were lent, since it was last asked.
+    pub fn take_listed(&mut self) -> Vec<Elsewhere> {
+        std::mem::take(&mut self.listed)
     }
 
     fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) {
@@ -435,11 +513,15 @@ impl Coordinator {
         }
         let rank = self.ranks.freest(self.backlog())?;
         let (tasks, purposes) = self.next_tasks(rank)?;
+        Some(self.assign(rank, tasks, purposes))
+    }
+
+    fn assign(&mut self, rank: usize, tasks: Vec<Task>, purposes: Vec<Purpose>) -> Assignment {
         let id = self.next_id;
         self.next_id += 1;
         self.ranks.assign(rank);
         self.assigned.insert(id, Assigned { rank, purposes });
-        Some(Assignment { rank, id, tasks })
+        Assignment { rank, id, tasks }
     }
 
     /// About how many assignments wait.
@@ -553,6 +635,7 @@ impl Coordinator {
             ended: self.ended,
             bytes_moved: self.bytes_moved,
             in_flight: self.assigned.len(),
+            lent: self.lent_ever,
         }
     }
 }

@@ -58,6 +58,8 @@ struct Simulation {
     /// Times that a large file has changed so far.
     changed: BTreeMap<RelPath, u8>,
     no_links: bool,
+    /// What is in directories that ranks list.
+    lent: BTreeMap<RelPath, Vec<ScanEvent>>,
 }
 
 fn facts(size: u64) -> Facts {
@@ -132,6 +134,61 @@ impl Simulation {
             ended: BTreeMap::new(),
             changed: BTreeMap::new(),
             no_links: tree.no_links,
+            lent: BTreeMap::new(),
+        }
+    }
+
+    /// Where the scan may lend a directory: the numbers of the queues that begin with one.
+    fn lendable(&self) -> Vec<usize> {
+        let begins = |i: &usize| matches!(self.scan[*i].front(), Some(ScanEvent::Dir { parent: Some(_), .. }));
+        if self.coordinator.can_lend() { self.scannable().into_iter().filter(begins).collect() } else { vec![] }
+    }
+
+    fn lend(&mut self, from: usize) {
+        let queue = &mut self.scan[from];
+        let Some(ScanEvent::Dir { id, parent, source, path }) = queue.pop_front() else { panic!("a directory") };
+        let end = queue.iter().position(|event| matches!(event, ScanEvent::Listed { .. })).expect("its end");
+        self.lent.insert(path.clone(), queue.drain(..=end).collect());
+        let work = self.coordinator.lend(Lent { id, parent, source, path }, 0).expect("a rank is idle");
+        self.running.push(work);
+    }
+
+    /// What a rank says of a directory that it was to list.
+    fn list(&mut self, dir: &RelPath, stats: &mut Stats) -> TaskResult {
+        let mut events = self.lent.remove(dir).expect("it was lent");
+        let names = events.iter().filter_map(|event| match event {
+            ScanEvent::Names { names, .. } => Some(names.clone()),
+            _ => None,
+        });
+        let names: Vec<_> = names.collect();
+        if names.len() > 2 {
+            self.lent.insert(dir.clone(), events);
+            return TaskResult::TooLong;
+        }
+        let Some(ScanEvent::Listed { subdirs, failure, .. }) = events.pop() else { panic!("its end") };
+        let mut listing = Listing { failure, ..Listing::default() };
+        (0..subdirs).for_each(|n| listing.subdirs.push(format!("d{n}").as_bytes(), Kind::Dir));
+        for (batch, names) in names.into_iter().enumerate() {
+            if batch > 0 {
+                listing.rest = names;
+                continue;
+            }
+            listing.kept = names.len() as u64;
+            let paths: Vec<_> = names.iter().map(|(name, _)| dir.join(name)).collect();
+            listing.returned = paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect();
+        }
+        TaskResult::Listed(Box::new(listing))
+    }
+
+    /// The scan takes back what was lent.
+    fn take_back(&mut self) {
+        for listed in self.coordinator.take_listed() {
+            if let Elsewhere::TooLong(lent) = listed {
+                self.scan.push(self.lent.remove(&lent.path).expect("it was lent").into());
+            }
+        }
+        if self.scan.iter().all(VecDeque::is_empty) && self.lent.is_empty() {
+            self.coordinator.scan_ended();
         }
     }
 
@@ -149,16 +206,15 @@ impl Simulation {
             assert!(!work.tasks.is_empty());
             self.running.push(work);
         }
-        let scannable = self.scannable();
-        let options = scannable.len() + self.running.len();
+        let (scannable, lendable) = (self.scannable(), self.lendable());
+        let options = scannable.len() + self.running.len() + lendable.len();
         assert!(options > 0, "stuck: nothing runs and nothing is scanned, and the job is not finished");
         let at = choice.index(options);
         if at < scannable.len() {
             let event = self.scan[scannable[at]].pop_front().expect("it has a front");
             self.coordinator.scan(event);
-            if self.scan.iter().all(VecDeque::is_empty) {
-                self.coordinator.scan_ended();
-            }
+        } else if at >= scannable.len() + self.running.len() {
+            self.lend(lendable[at - scannable.len() - self.running.len()]);
         } else {
             let work = self.running.swap_remove(at - scannable.len());
             let mut report = Report {
@@ -184,6 +240,7 @@ impl Simulation {
             let error = CoordinatorError::UnknownAssignment { rank: work.rank, id: work.id };
             assert_eq!(self.coordinator.report(work.rank, &report), Err(error), "a duplicate is refused");
         }
+        self.take_back();
     }
 
     fn end(&mut self, path: RelPath, kind: Kind, outcome: Outcome, stats: &mut Stats) {
@@ -195,6 +252,7 @@ impl Simulation {
     fn execute(&mut self, task: Task, stats: &mut Stats) -> TaskResult {
         match task {
             Task::Known { .. } => unreachable!("the simulated scan knows of no earlier run"),
+            Task::List { dir, .. } => self.list(&dir, stats),
             Task::Entries { dir, names, .. } => {
                 let paths: Vec<_> = names.iter().map(|(name, _)| dir.join(name)).collect();
                 TaskResult::Returned(paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect())

@@ -8,7 +8,6 @@ use std::path::Path;
 use super::refusal::{Refusal, refuse};
 use crate::cli::{Config, FilterArg, Follow};
 use crate::policy::{Filter, OwnerMap, Policy, Rule, RunAs, Selection, Xattrs, skipped_by_xattr_conf};
-use crate::scan::Choice;
 use crate::sys::{gid_of, uid_of};
 
 /// The policy with every name looked up.
@@ -61,6 +60,15 @@ pub(super) fn filter(config: &Config) -> Result<Filter, Refusal> {
         }
     }
     Ok(Filter::new(rules))
+}
+
+/// Which entries of the sources are to be copied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Choice {
+    pub(super) filter: Filter,
+    /// Of the one source, if not everything.
+    pub(super) selection: Option<Selection>,
+    pub(super) one_file_system: bool,
 }
 
 /// What is copied of the sources; `dir` is the first one's canonical path, if it is a directory and the only one.

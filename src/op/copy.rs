@@ -188,6 +188,8 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
         coarse_times: false,
         tuning: config.tuning,
         policy: plan.policy.clone(),
+        filter: plan.choice.filter.clone(),
+        one_file_system: plan.choice.one_file_system,
     }
 }
 
@@ -241,8 +243,8 @@ fn run(
     let job = Arc::new(job.clone());
     // the scan's threads are started as whom they act
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    let what = (plan.choice.clone(), recorded.clone());
-    let scan = Scan::start(&job, &roots, what, cores, &plan.singles).map_err(LeadError::Scan)?;
+    let what = (plan.choice.selection.clone(), recorded.clone());
+    let scan = Scan::start(&job, roots, what, cores, &plan.singles).map_err(LeadError::Scan)?;
     drop(acting);
     lead.limit = Limit::new(config.limit_rate, prepared.state_dir().map_err(|err| LeadError::State(".".into(), err))?);
     lead.share_limit(&threads);
@@ -259,6 +261,7 @@ fn run(
         seconds: 0.0,
         stats: sums,
         excluded: progress.excluded,
+        lent: progress.lent,
         bytes_moved: progress.bytes_moved,
         runs: prepared.runs(),
         has_state: job.state.is_some(),

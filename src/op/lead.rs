@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, never, select};
 use super::checkpoint::{Checkpoints, Orders, OutOfOrder};
 use super::limit::{self, Change, Limit};
 use crate::comm::{Comm, Pause};
-use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::coordinator::{Assignment, Coordinator, CoordinatorError, Elsewhere};
 use crate::journal::Base;
 use crate::progress::Display;
 use crate::proto::{Checkpoint, Hello, Message, Records, Signal, TaskResult, Trouble};
@@ -291,9 +291,9 @@ impl<'a> Lead<'a> {
             }
             self.read_scan(coordinator, &mut scan);
             while let Some(work) = coordinator.next_work() {
-                self.comm.send(work.rank, &Message::Work { id: work.id, tasks: work.tasks });
-                self.pause.reset();
+                self.give(work);
             }
+            self.lend(coordinator, scan.as_ref());
             self.look_at_limit(threads);
             self.display.tick(std::mem::take(&mut self.asked), || coordinator.progress());
             self.wait(coordinator, &mut scan)?;
@@ -382,6 +382,33 @@ impl<'a> Lead<'a> {
         let stop = Stop::of_errno(failure.errno).unwrap_or(Stop::FileSystemGone);
         self.stop.get_or_insert(stop);
         coordinator.halt();
+    }
+
+    fn give(&mut self, work: Assignment) {
+        self.comm.send(work.rank, &Message::Work { id: work.id, tasks: work.tasks });
+        self.pause.reset();
+    }
+
+    /// Lets ranks that have nothing to do list what the scan has not come to.
+    fn lend(&mut self, coordinator: &mut Coordinator, scan: Option<&Scan>) {
+        let Some(scan) = scan.filter(|scan| scan.can_lend()) else { return };
+        for listed in coordinator.take_listed() {
+            match listed {
+                Elsewhere::TooLong(lent) => scan.list_here(lent),
+                Elsewhere::Listed { below, left_alone } => {
+                    if let Some(path) = left_alone {
+                        self.display.not_entered(&path);
+                    }
+                    scan.take_back(below);
+                }
+            }
+        }
+        while coordinator.can_lend()
+            && let Some((lent, waiting)) = scan.lend()
+            && let Some(work) = coordinator.lend(lent, waiting)
+        {
+            self.give(work);
+        }
     }
 
     fn read_scan(&mut self, coordinator: &mut Coordinator, scan: &mut Option<Scan>) {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use jiff::Timestamp as Clock;
 use serde_json::Value;
 
+use super::choices::Choice;
 use super::refusal::shown;
 use super::resolve::{Plan, job_file_advice};
 use crate::cli::{Config, Resume};
 use crate::journal::{self, LoadError};
 use crate::policy::Policy;
-use crate::scan::{Choice, Recorded};
+use crate::scan::Recorded;
 use crate::state::{JOB_NAME, JobFile};
 
 /// The job of a state directory, as this run takes it up.

@@ -12,12 +12,11 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
-use super::choices;
+use super::choices::{self, Choice};
 use super::refusal::{Refusal, refuse, shown};
 use crate::cli::Config;
 use crate::policy::Policy;
 use crate::proto::{Source, StatePlace};
-use crate::scan::Choice;
 use crate::state::{self, JOB_NAME, JobFile, JobFileError, SourceName};
 use crate::sys::{Meta, Mounts, Place, mode_before, open_root};
 use crate::types::{Kind, RelPath};
@@ -38,7 +37,7 @@ pub struct Plan {
     /// Where the user wants the manifest; absolute.
     pub manifest: Option<PathBuf>,
     pub policy: Policy,
-    pub choice: Choice,
+    pub(super) choice: Choice,
     /// To be said before the copy.
     pub notes: Vec<String>,
 }

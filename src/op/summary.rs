@@ -12,6 +12,8 @@ pub(super) struct Summary {
     pub(super) seconds: f64,
     pub(super) stats: Stats,
     pub(super) excluded: u64,
+    /// Directories that other threads than the scan's were given to list.
+    pub(super) lent: u64,
     /// Bytes of file data that this run has moved.
     pub(super) bytes_moved: u64,
     /// Of the job, this one too.
@@ -76,6 +78,7 @@ impl Summary {
             "unkept_kinds": kinds,
             "kept": stats.kept,
             "excluded": self.excluded,
+            "dirs_lent": self.lent,
             "recopied": stats.recopied,
             "bytes_moved": self.bytes_moved,
             "runs": self.runs,

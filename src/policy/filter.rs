@@ -1,14 +1,16 @@
 //! Which entries are copied: rules as in rsync, the first one that matches decides.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Glob, GlobError};
 use crate::types::escaped;
 
 /// Rules in the order in which they are tried.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter(Vec<Rule>);
 
 /// `--include` or `--exclude`, with its pattern.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     include: bool,
     glob: Glob,

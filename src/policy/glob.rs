@@ -11,12 +11,36 @@
 use std::fmt::Write;
 
 use regex::bytes::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 use crate::types::escaped;
 
-/// A pattern that is ready to be matched.
-#[derive(Clone, Debug)]
+/// A pattern that is ready to be matched. It travels as the expression that it was made into.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Glob(Regex);
+
+impl PartialEq for Glob {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Glob {}
+
+impl From<Glob> for String {
+    fn from(glob: Glob) -> Self {
+        glob.as_str().into()
+    }
+}
+
+impl TryFrom<String> for Glob {
+    type Error = regex::Error;
+
+    fn try_from(expression: String) -> Result<Self, regex::Error> {
+        Regex::new(&expression).map(Self)
+    }
+}
 
 /// A pattern that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

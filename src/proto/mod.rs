@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 pub use names::Names;
 
-use crate::policy::Policy;
+use crate::policy::{Filter, Policy};
 use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, Partial, RelPath, Stats, Temporary, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 5;
+pub const PROTOCOL_VERSION: u8 = 6;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -150,6 +150,10 @@ pub struct Job {
     pub coarse_times: bool,
     pub tuning: Tuning,
     pub policy: Policy,
+    /// What is left out.
+    pub filter: Filter,
+    /// Directories on another file system than their source are not entered.
+    pub one_file_system: bool,
 }
 
 /// Where the state of a job is.
@@ -253,6 +257,8 @@ pub struct Hello {
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
+    /// List a directory, make it at the destination, and copy some of its entries, at most `keep`.
+    List { source: u16, dir: RelPath, keep: u32 },
     /// Copy these entries of one directory.
     Entries { source: u16, dir: RelPath, names: Names },
     /// Look at these entries of one directory, which earlier runs have recorded or begun, and copy those that are not
@@ -377,6 +383,10 @@ pub enum TaskResult {
     Ended,
     /// The job was told to halt; what was left of the task is not done.
     Stopped,
+    /// Of a directory: what is in it.
+    Listed(Box<Listing>),
+    /// Of a directory: rank 0 has to list it, there is too much in it for one report.
+    TooLong,
     /// Of entries: those that need another task.
     Returned(Vec<Returned>),
     /// Of known entries: the numbers of those that are as recorded, and those that need another task.
@@ -391,6 +401,24 @@ pub enum TaskResult {
     Changed,
     /// Of a range or of the finish: what was written to the file may be lost.
     Lost(Failure),
+}
+
+/// What a rank found in a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub subdirs: Names,
+    /// How many of the other entries the rank has copied; of them those that need another task.
+    pub kept: u64,
+    pub returned: Vec<Returned>,
+    /// Those that it has not.
+    pub rest: Names,
+    pub excluded: u64,
+    pub before: Option<DirBefore>,
+    /// Why it could not be made, or not be listed to its end.
+    pub failure: Option<Failure>,
+    /// It is on another file system, and was not entered.
+    pub left_alone: bool,
+    pub retries: u64,
 }
 
 /// An entry that its reader did not copy itself.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Xattrs;
+use crate::policy::{Rule, Xattrs};
 use crate::types::{Fate, Op, Side, Timestamp};
 
 fn path() -> impl Strategy<Value = RelPath> {
@@ -188,6 +188,8 @@ fn job() -> impl Strategy<Value = Job> {
                 retries: 5,
                 reflink: Reflink::Always,
             },
+            filter: Filter::new(vec![Rule::new(true, b"/a/*.[ch]").expect("a pattern")]),
+            one_file_system: true,
             policy: Policy { xattrs: Xattrs::Libattr(vec!["x*".into()]), umask: 0o22, ..Policy::default() },
         },
     )

@@ -9,7 +9,7 @@ use super::{Below, DirId, Gone, Pending, ScanEvent, Scanner, failure};
 use crate::policy::Selection;
 use crate::proto::{Known, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::state;
-use crate::sys::{Errno, Meta, list, open_dir_at};
+use crate::sys::{Errno, list, open_dir_at};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 /// A directory that is being listed.
@@ -36,12 +36,12 @@ impl Scanner {
     /// seen twice.
     pub(super) fn list_all(&mut self, listing: &mut Listing<'_>) -> Result<Result<(), Failure>, Failure> {
         let failed = |err| failure(Op::List, Side::Source, err);
-        let stream = open_dir_at(listing.dir.as_fd(), b".", self.shared.reading).map_err(failed)?;
+        let stream = open_dir_at(listing.dir.as_fd(), b".", self.lister.rooms.reading).map_err(failed)?;
         let (mut unknown, mut seen) = (None, false);
         let listed = list(stream, |entry| {
             seen = true;
-            let linked = self.shared.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
-            match entry.kind.filter(|_| !linked).map_or_else(|| self.kind_of(listing.dir, entry.name), Ok) {
+            let linked = self.lister.rooms.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
+            match entry.kind.filter(|_| !linked).map_or_else(|| self.lister.kind_of(listing.dir, entry.name), Ok) {
                 Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),
                 // gone again since it was listed, or a link that leads nowhere: who opens it will tell
                 Err(_) if linked => self.found(listing, entry.name, Kind::File, Below::default()),
@@ -66,8 +66,8 @@ impl Scanner {
         range: Range<usize>,
     ) {
         for selected in selection.names_in(below, range) {
-            let kind = self.kind_of(listing.dir, selected.name).unwrap_or(Kind::File);
-            let linked = self.shared.reading.follow;
+            let kind = self.lister.kind_of(listing.dir, selected.name).unwrap_or(Kind::File);
+            let linked = self.lister.rooms.reading.follow;
             if selected.whole {
                 self.found(listing, selected.name, kind, Below { linked, selected: None });
             } else if kind == Kind::Dir {
@@ -82,9 +82,9 @@ impl Scanner {
 
     /// An entry of a list below what is no directory: it has no parent that could wait for it.
     fn missing(&mut self, source: u16, below: &RelPath) -> Result<(), Gone> {
-        let path = self.shared.job.sources[usize::from(source)].target.append(below);
+        let path = self.lister.rooms.job.sources[usize::from(source)].target.append(below);
         let (path, name) = path.split().expect("the source itself is there");
-        let id = self.new_id();
+        let id = self.shared.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
         self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
@@ -99,14 +99,15 @@ impl Scanner {
             listing.gone = self.send(ScanEvent::StateSkipped { source: listing.source }).is_err();
             return;
         }
-        if self.is_excluded(listing, name, kind == Kind::Dir) {
+        if self.lister.is_excluded((listing.source, listing.path), name, kind == Kind::Dir) {
             listing.excluded += 1;
             return;
         }
         if kind == Kind::Dir {
             listing.subdirs += 1;
             let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
-            let pending = Pending { parent, source, path, ancestors: listing.ancestors.clone(), below };
+            let ancestors = listing.ancestors.clone();
+            let pending = Pending { id: None, parent, source, path, ancestors, below };
             if let Some(pending) = self.push(pending, listing.nested) {
                 listing.gone = self.list(pending, listing.nested + 1).is_err();
             }
@@ -128,22 +129,5 @@ impl Scanner {
             let names = std::mem::take(&mut listing.names);
             listing.gone = self.send(ScanEvent::Names { dir: listing.id, names }).is_err();
         }
-    }
-
-    fn is_excluded(&self, listing: &Listing<'_>, name: &[u8], is_dir: bool) -> bool {
-        let filter = &self.shared.choice.filter;
-        if filter.is_empty() {
-            return false;
-        }
-        let top = &self.shared.job.sources[usize::from(listing.source)].target;
-        let dir = listing.path.strip(top).expect("the scan's paths are below their source's target");
-        let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
-        filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)
-    }
-
-    fn kind_of(&self, dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
-        let meta =
-            if self.shared.reading.follow { Meta::reached(dir.as_fd(), name) } else { Meta::at(dir.as_fd(), name) };
-        meta?.kind.ok_or(Errno::EOPNOTSUPP)
     }
 }

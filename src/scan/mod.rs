@@ -3,8 +3,11 @@
 //!
 //! The channel is the back-pressure: when the coordinator does not read, the threads wait. Pending
 //! directories are a stack, so that the scan goes deep before it goes wide; when the stack is long, a
-//! thread lists a new directory at once instead of adding it.
+//! thread lists a new directory at once instead of adding it. Ranks with nothing to do take directories
+//! from the stack too ([`Scan::lend`]).
 
+mod lend;
+mod lister;
 mod listing;
 mod loops;
 mod open;
@@ -13,19 +16,20 @@ mod recorded;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+pub use lend::Lent;
+pub use lister::{Found, Listed, Lister, Rooms};
 use listing::Listing;
 use loops::Ancestor;
 pub use recorded::Recorded;
 
 use crate::journal::Block;
-use crate::policy::{Filter, Selection};
+use crate::policy::Selection;
 use crate::proto::{DirBefore, Job, Known, Names};
-use crate::retry::Retry;
-use crate::sys::{DirCache, Errno, Meta, Reading};
+use crate::sys::{Errno, Reading};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 /// The number of a directory in this job.
@@ -69,18 +73,10 @@ pub enum ScanEvent {
     NotEntered { path: RelPath },
 }
 
-/// Which entries of the sources are to be copied.
-#[derive(Clone, Debug, Default)]
-pub struct Choice {
-    pub filter: Filter,
-    /// Of the one source, if not everything.
-    pub selection: Option<Selection>,
-    pub one_file_system: bool,
-}
-
 /// The scan's threads. They end when everything was listed, and the channel with them.
 pub struct Scan {
     pub events: Receiver<ScanEvent>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -99,6 +95,8 @@ pub struct Roots {
 }
 
 struct Pending {
+    /// Of one that the coordinator knows: a rank had begun to list it.
+    id: Option<DirId>,
     parent: Option<DirId>,
     source: u16,
     /// Below the root of the copy.
@@ -118,30 +116,31 @@ struct Below {
 }
 
 struct Shared {
-    job: Arc<Job>,
-    choice: Choice,
+    rooms: Arc<Rooms>,
+    selection: Option<Selection>,
     recorded: Recorded,
-    source_metas: Vec<Meta>,
-    destination_meta: Meta,
-    reading: Reading,
-    sync_dirs: bool,
     stack: Mutex<Stack>,
     changed: Condvar,
     next_id: AtomicU64,
 }
 
 impl Shared {
-    /// Whether a directory is not entered, because it is on another file system than its source.
-    fn leaves_alone(&self, source: u16, meta: &Meta) -> bool {
-        self.choice.one_file_system && meta.dev != self.source_metas[usize::from(source)].dev
+    fn lock(&self) -> MutexGuard<'_, Stack> {
+        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_id(&self) -> DirId {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 #[derive(Default)]
 struct Stack {
     pending: Vec<Pending>,
-    /// Threads that may still add to it.
+    /// Who may still add to it: threads, and directories that ranks list.
     busy: usize,
+    /// Nobody is to wait for more.
+    over: bool,
 }
 
 impl Scan {
@@ -152,14 +151,15 @@ impl Scan {
     pub fn start(
         job: &Arc<Job>,
         roots: &Roots,
-        (choice, recorded): (Choice, Recorded),
+        (selection, recorded): (Option<Selection>, Recorded),
         threads: usize,
         singles: &[(u16, Kind)],
     ) -> std::io::Result<Self> {
         let (sender, events) = bounded(CHANNEL_LEN);
         let tops = job.sources.iter().zip(0u16..).filter(|(source, _)| source.single.is_none());
-        let selected = choice.selection.as_ref().filter(|list| !list.has_root()).map(Selection::all);
+        let selected = selection.as_ref().filter(|list| !list.has_root()).map(Selection::all);
         let pending = tops.map(|(source, index)| Pending {
+            id: None,
             parent: None,
             source: index,
             path: source.target.clone(),
@@ -167,14 +167,10 @@ impl Scan {
             below: Below { selected: selected.clone(), linked: false },
         });
         let shared = Arc::new(Shared {
-            job: Arc::clone(job),
-            source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
-            destination_meta: Meta::of(&roots.destination)?,
-            reading: roots.reading,
-            sync_dirs: roots.sync_dirs,
-            choice,
+            rooms: Arc::new(Rooms::new(job, roots)?),
+            selection,
             recorded,
-            stack: Mutex::new(Stack { pending: pending.collect(), busy: 0 }),
+            stack: Mutex::new(Stack { pending: pending.collect(), ..Stack::default() }),
             changed: Condvar::new(),
             next_id: AtomicU64::new(0),
         });
@@ -185,13 +181,15 @@ impl Scan {
             let singles = std::mem::take(&mut singles);
             handles.push(thread::Builder::new().name(format!("scan {index}")).spawn(move || scanner.run(&singles))?);
         }
-        Ok(Self { events, threads: handles })
+        Ok(Self { events, shared, threads: handles })
     }
 
     /// Waits for the threads, which end when everything was listed, or when they find that nobody listens any more.
     pub fn join(self) {
-        let Self { events, threads } = self;
+        let Self { events, shared, threads } = self;
         drop(events);
+        shared.lock().over = true;
+        shared.changed.notify_all();
         for thread in threads {
             // a panic has ended the job before
             let _ = thread.join();
@@ -202,11 +200,7 @@ impl Scan {
 struct Scanner {
     shared: Arc<Shared>,
     events: Sender<ScanEvent>,
-    sources: DirCache,
-    destination: DirCache,
-    retry: Retry,
-    /// Operations that were tried again in the directory that is being listed.
-    retries: u64,
+    lister: Lister,
     /// Of what is recorded, the part that was looked at last.
     block: Block,
 }
@@ -216,16 +210,9 @@ struct Gone;
 
 impl Scanner {
     fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<ScanEvent>) -> Self {
-        let destination = DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs);
-        Self {
-            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
-            destination,
-            retry: Retry::new(shared.job.tuning.retries),
-            retries: 0,
-            block: Block::default(),
-            shared: Arc::clone(shared),
-            events,
-        }
+        // a scan that is to halt finds that nobody listens any more
+        let lister = Lister::new(&shared.rooms, roots, &Arc::default());
+        Self { shared: Arc::clone(shared), events, lister, block: Block::default() }
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
@@ -235,7 +222,7 @@ impl Scanner {
         }
         while let Some(pending) = self.next() {
             let gone = self.list(pending, 0).is_err();
-            self.lock().busy -= 1;
+            self.shared.lock().busy -= 1;
             self.shared.changed.notify_all();
             if gone {
                 return;
@@ -243,40 +230,27 @@ impl Scanner {
         }
     }
 
-    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again.
+    /// As [`Lister::retried`].
     fn retried<T>(&mut self, what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
-        let mut retry = self.retry.clone();
-        let result = retry.run(self, what, |me| {
-            me.sources.clear();
-            me.destination.clear();
-            me.retries += 1;
-            true
-        });
-        self.retry = retry;
+        let mut retry = self.lister.retry.clone();
+        let result = retry.run(self, what, |me| me.lister.tries_again());
+        self.lister.retry = retry;
         result
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Stack> {
-        self.shared.stack.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next directory; waits while other threads may still find some.
     fn next(&self) -> Option<Pending> {
-        let mut stack = self.lock();
+        let mut stack = self.shared.lock();
         loop {
             if let Some(pending) = stack.pending.pop() {
                 stack.busy += 1;
                 return Some(pending);
             }
-            if stack.busy == 0 {
+            if stack.busy == 0 || stack.over {
                 return None;
             }
             stack = self.shared.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    fn new_id(&self) -> DirId {
-        self.shared.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     fn send(&self, event: ScanEvent) -> Result<(), Gone> {
@@ -285,9 +259,9 @@ impl Scanner {
 
     fn single(&mut self, source: u16, kind: Kind) -> Result<(), Gone> {
         let shared = Arc::clone(&self.shared);
-        let target = &shared.job.sources[usize::from(source)].target;
+        let target = &shared.rooms.job.sources[usize::from(source)].target;
         let (path, name) = target.split().expect("a single entry has a name of its own in the copy");
-        let id = self.new_id();
+        let id = shared.new_id();
         let event = match shared.recorded.find(target, name, kind, &mut self.block) {
             Some(known) => ScanEvent::Known { dir: id, entries: vec![known] },
             None => ScanEvent::Names { dir: id, names: Names::one(name, kind) },
@@ -298,12 +272,15 @@ impl Scanner {
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
-        let Pending { parent, source, path, ancestors, below: Below { selected, linked } } = pending;
-        let id = self.new_id();
-        self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        let opened = self.retried(|me, again| {
+        let Pending { id, parent, source, path, ancestors, below: Below { selected, linked } } = pending;
+        let is_known = id.is_some();
+        let id = id.unwrap_or_else(|| self.shared.new_id());
+        if !is_known {
+            self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
+        }
+        let opened = self.lister.retried(|me, again| {
             let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
-            Ok((dir, meta, me.make_dir(&path, again)?))
+            Ok((dir, meta, me.make_dir(&path, again || is_known)?))
         });
         let (dir, meta, mode_there) = match opened {
             Ok(opened) => opened,
@@ -312,13 +289,13 @@ impl Scanner {
         let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
         let before = Some(before);
         let shared = Arc::clone(&self.shared);
-        if shared.leaves_alone(source, &meta) {
+        if shared.rooms.leaves_alone(source, &meta) {
             self.send(ScanEvent::NotEntered { path })?;
             return self.listed(id, (0, 0), before, None);
         }
-        let top = &shared.job.sources[usize::from(source)].target;
+        let top = &shared.rooms.job.sources[usize::from(source)].target;
         let below = path.strip(top).expect("the scan's paths are below their source's target");
-        let follows = self.shared.reading.follow;
+        let follows = shared.rooms.reading.follow;
         let mut listing = Listing {
             id,
             source,
@@ -333,7 +310,7 @@ impl Scanner {
             excluded: 0,
             gone: false,
         };
-        let ended = match (selected, &shared.choice.selection) {
+        let ended = match (selected, &shared.selection) {
             (Some(range), Some(selection)) => {
                 self.list_selected(&mut listing, selection, &below, range);
                 Ok(())
@@ -360,13 +337,13 @@ impl Scanner {
         before: Option<DirBefore>,
         failure: Option<Failure>,
     ) -> Result<(), Gone> {
-        let retries = std::mem::take(&mut self.retries);
+        let retries = std::mem::take(&mut self.lister.retries);
         self.send(ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries })
     }
 
     /// Adds a directory to the stack, or gives it back to be listed at once.
     fn push(&self, pending: Pending, nested: usize) -> Option<Pending> {
-        let mut stack = self.lock();
+        let mut stack = self.shared.lock();
         if stack.pending.len() >= MAX_PENDING && nested < MAX_NESTED {
             return Some(pending);
         }

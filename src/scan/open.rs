@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::loops::{Ancestor, is_inside};
-use super::{MAX_PATH_LEN, Scanner, failure};
+use super::{Lister, MAX_PATH_LEN, failure};
 use crate::sys::{Errno, Meta, make_dir, mode_before, strip_dir_acls, sync_dir};
 use crate::types::{Failure, Op, RelPath, Side};
 
-impl Scanner {
+impl Lister {
     /// A path is walked, sent and recorded as a whole: a tree that is made endlessly deep must not stop the job.
     fn check_len(&self, path: &RelPath) -> Result<(), Failure> {
         if path.as_bytes().len() <= MAX_PATH_LEN {
@@ -26,18 +26,18 @@ impl Scanner {
         linked: bool,
     ) -> Result<(Arc<OwnedFd>, Meta), Failure> {
         self.check_len(path)?;
-        let shared = Arc::clone(&self.shared);
-        let below = path.strip(&shared.job.sources[usize::from(source)].target);
+        let rooms = Arc::clone(&self.rooms);
+        let below = path.strip(&rooms.job.sources[usize::from(source)].target);
         let below = below.expect("the scan's paths are below their source's target");
         let dir = self.sources.open(usize::from(source), &below);
         let dir = dir.map_err(|err| failure(Op::Open, Side::Source, err))?;
         let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
         // the destination may be mounted in the source
-        let destination = &shared.destination_meta;
+        let destination = &rooms.destination_meta;
         let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };
         let in_destination = in_destination.map_err(|err| failure(Op::Stat, Side::Source, err))?;
         let holds_itself = in_destination || Ancestor::has(ancestors, &meta);
-        if holds_itself && !shared.leaves_alone(source, &meta) {
+        if holds_itself && !rooms.leaves_alone(source, &meta) {
             return Err(Failure::LOOP);
         }
         Ok((dir, meta))
@@ -46,9 +46,9 @@ impl Scanner {
     /// Makes the directory at the destination; the mode of one that is there already. When it is tried `again` the first
     /// time may have made it.
     pub(super) fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<Option<u32>, Failure> {
-        let job = Arc::clone(&self.shared.job);
+        let job = Arc::clone(&self.rooms.job);
         let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            return Ok(mode_before(&self.shared.destination_meta).filter(|_| !job.fresh));
+            return Ok(mode_before(&self.rooms.destination_meta).filter(|_| !job.fresh));
         };
         let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
         let there = make_dir(parent.as_fd(), name, job.fresh && !again)
@@ -59,7 +59,7 @@ impl Scanner {
         if there.is_none() && job.policy.strips_inherited_acls() {
             strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
         }
-        if there.is_none() && self.shared.sync_dirs {
+        if there.is_none() && self.rooms.sync_dirs {
             sync_dir(parent.as_fd()).map_err(|err| failure(Op::Fsync, Side::Destination, err))?;
         }
         Ok(there)

@@ -54,8 +54,8 @@ impl<'a> Dirs<'a> {
 }
 
 impl Mover {
-    /// Copies entries of one directory.
-    pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
+    /// Copies entries of one directory; returns those that need another task.
+    pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> Vec<Returned> {
         let mut dirs = Dirs::new(source, dir);
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
@@ -70,7 +70,7 @@ impl Mover {
             returned.extend(self.end_attempt(dir.join(name), kind, attempt));
         }
         self.sync_dirs(&dirs);
-        TaskResult::Returned(returned)
+        returned
     }
 
     /// Looks at entries of one directory that earlier runs have recorded or begun, and copies what is not as recorded.

@@ -19,7 +19,7 @@ impl Mover {
     /// Says what a task would do.
     pub(super) fn foresee(&mut self, task: Task) -> TaskResult {
         match task {
-            Task::Entries { source, dir, names } => self.foresee_entries(source, &dir, &names),
+            Task::Entries { source, dir, names } => TaskResult::Returned(self.foresee_entries(source, &dir, &names)),
             Task::Owner { source, path, kind, .. } => {
                 let owned = match self.foresee_path(source, &path, kind) {
                     Ok(Foreseen::Entry(kind, facts)) => {
@@ -47,10 +47,11 @@ impl Mover {
             Task::Range { .. } | Task::FinishFile { .. } | Task::Abandon { .. } | Task::Known { .. } => {
                 unreachable!("a dry run hands no file back for its size, and knows of no earlier run")
             }
+            Task::List { .. } => unreachable!("it is no other in a dry run"),
         }
     }
 
-    fn foresee_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> TaskResult {
+    pub(super) fn foresee_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> Vec<Returned> {
         let source_dir = self.source_dir(source, dir);
         let mut returned = Vec::new();
         for (name, kind) in names.iter() {
@@ -66,7 +67,7 @@ impl Mover {
                 }
             }
         }
-        TaskResult::Returned(returned)
+        returned
     }
 
     fn foresee_path(&mut self, source: u16, path: &RelPath, kind: Kind) -> Result<Foreseen, Failure> {

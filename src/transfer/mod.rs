@@ -9,6 +9,7 @@ mod foresee;
 mod known;
 mod large;
 mod links;
+mod list;
 mod metadata;
 mod node;
 mod owners;
@@ -26,6 +27,7 @@ use crate::journal::{Batch, Item, Recorder};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
 use crate::retry::Retry;
+use crate::scan::{Lister, Rooms, Roots};
 use crate::state::temporary_name;
 use crate::sys::{Buffer, DirCache, Errno, Handle, Meta, Reading, remove_file, rename, rename_new};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Temporary};
@@ -48,6 +50,7 @@ pub struct Mover {
     /// Shared too.
     throttle: Arc<Throttle>,
     retry: Retry,
+    lister: Lister,
 }
 
 /// What the current task has ended so far.
@@ -103,20 +106,18 @@ const SOURCE: Side = Side::Source;
 const DEST: Side = Side::Destination;
 
 impl Mover {
-    /// A thread's state; `node` holds the roots that it opens directories below, of which it keeps `cached_dirs` open
-    /// on each side; `halt` tells it to leave what it has not begun, `throttle` holds it to a limit.
+    /// A thread's state; `roots` are what it opens directories below; `halt` tells it to leave what it has not begun, `throttle` holds it to a limit.
     pub fn new(
         job: &Arc<Job>,
         node: &Arc<Node>,
         recorder: &Arc<Mutex<Recorder>>,
-        cached_dirs: usize,
+        (rooms, roots): (&Arc<Rooms>, &Roots),
         (halt, throttle): (&Arc<AtomicBool>, &Arc<Throttle>),
     ) -> Self {
-        let reading = reading(job);
         Self {
-            reading,
-            sources: DirCache::new(node.source_dirs(), cached_dirs).reading(reading),
-            destination: DirCache::new(vec![Arc::clone(&node.destination)], cached_dirs),
+            reading: roots.reading,
+            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
+            destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
             node: Arc::clone(node),
@@ -125,6 +126,7 @@ impl Mover {
             halt: Arc::clone(halt),
             throttle: Arc::clone(throttle),
             retry: Retry::new(job.tuning.retries),
+            lister: Lister::new(rooms, roots, halt),
         }
     }
 
@@ -189,11 +191,14 @@ impl Mover {
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {
+        if let Task::List { source, dir, keep } = task {
+            return self.list_dir(source, &dir, keep as usize);
+        }
         if self.job.policy.dry_run {
             return self.foresee(task);
         }
         match task {
-            Task::Entries { source, dir, names } => self.copy_entries(source, &dir, &names),
+            Task::Entries { source, dir, names } => TaskResult::Returned(self.copy_entries(source, &dir, &names)),
             Task::Known { source, dir, entries } => self.copy_known(source, &dir, entries),
             Task::Owner { source, path, kind, id, attempt, unlinkable, partial } => {
                 self.copy_owner(source, path, kind, (Links::Own(id), partial, attempt), unlinkable)
@@ -203,6 +208,7 @@ impl Mover {
             Task::Abandon { file, failure } => self.abandon(&file, failure),
             Task::Links { source, owner, kind, facts, paths } => self.make_links(source, &owner, kind, &facts, paths),
             Task::FinishDirs { source, dirs } => self.finish_dirs(source, dirs),
+            Task::List { .. } => unreachable!("done above"),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::journal::{Entries, Header, Journal, Recorder};
 use crate::proto::{
     Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
 };
-use crate::scan::{MAX_SCAN_THREADS, Roots};
+use crate::scan::{MAX_SCAN_THREADS, Rooms, Roots};
 use crate::signals::{SignalError, Signals};
 use crate::state::{self, Scratch};
 use crate::sys::{DirCache, act_as};
@@ -33,7 +33,6 @@ use crate::types::Stats;
 /// A rank that takes part in the job.
 pub struct Worker {
     job: Arc<Job>,
-    node: Arc<Node>,
     recorder: Arc<Mutex<Recorder>>,
     keeper: Option<Keeper>,
     /// Where records go in a dry run; removed with this.
@@ -44,7 +43,7 @@ pub struct Worker {
     tasks: Option<Sender<(u64, Vec<Task>)>>,
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
-    cached_dirs: usize,
+    roots: Roots,
     sorted: Option<Entries>,
 }
 
@@ -156,11 +155,20 @@ impl Worker {
         let recorder = Arc::new(Mutex::new(Recorder::default()));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
-        let cached_dirs = DirCache::share_of_limit(2 * (count + MAX_SCAN_THREADS), 200 + job.sources.len() + 8 * count);
+        let caches = 2 * (2 * count + MAX_SCAN_THREADS);
+        let roots = Roots {
+            sources: node.source_dirs(),
+            destination: Arc::clone(node.destination()),
+            reading: reading(&job),
+            sync_dirs: node.syncs_each(),
+            cached_dirs: DirCache::share_of_limit(caches, 200 + job.sources.len() + 8 * count),
+        };
+        let rooms = Rooms::new(&job, &roots).map_err(|err| hello(Some(format!("stat of a root: {}", err.desc()))))?;
+        let rooms = Arc::new(rooms);
         let mut handles = Vec::new();
         let (halt, throttle) = (Arc::new(AtomicBool::new(false)), Arc::new(Throttle::default()));
         for index in 0..count {
-            let mut mover = Mover::new(&job, &node, &recorder, cached_dirs, (&halt, &throttle));
+            let mut mover = Mover::new(&job, &node, &recorder, (&rooms, &roots), (&halt, &throttle));
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
             let work = move || {
                 for (id, tasks) in tasks {
@@ -174,7 +182,6 @@ impl Worker {
         }
         let worker = Self {
             job,
-            node,
             recorder,
             keeper: Some(keeper),
             _scratch: scratch,
@@ -183,7 +190,7 @@ impl Worker {
             tasks: Some(tasks),
             events,
             threads: handles,
-            cached_dirs,
+            roots,
             sorted: None,
         };
         Ok((hello(None), worker))
@@ -293,15 +300,8 @@ impl Worker {
     }
 
     /// The open roots, for the scan of rank 0.
-    pub fn roots(&self) -> Roots {
-        let (sources, destination) = (self.node.source_dirs(), Arc::clone(self.node.destination()));
-        Roots {
-            sources,
-            destination,
-            reading: reading(&self.job),
-            sync_dirs: self.node.syncs_each(),
-            cached_dirs: self.cached_dirs,
-        }
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// The counters of all that this rank has ended.

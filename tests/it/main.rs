@@ -21,6 +21,7 @@ mod journals;
 mod judges_proof;
 mod kills;
 mod launch_proof;
+mod lend;
 mod limit_rate;
 mod limits;
 mod lists;

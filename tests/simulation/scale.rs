@@ -73,11 +73,22 @@ fn a_file_with_most_of_the_bytes_among_small_ones_ends_with_them() {
 
 #[test]
 fn a_slow_scan_feeds_all_ranks_alike() {
-    let setup = Setup { scan_rate: 2_500_000, ..Setup::new(RANKS, Tree::of(10_000_000, 4 << 10), STORAGE) };
+    let tree = Tree::of(10_000_000, 4 << 10);
+    let setup = Setup { scan_rate: 2_500_000, lends: false, ..Setup::new(RANKS, tree, STORAGE) };
     let figures = run_with("10 million files of 4 KiB, 2.5 million names a second", &setup);
     // a quarter of the ranks could do it, but each has something to do some times a second
     assert!(figures.tail() < 0.15, "the tail is {:.2} % of the run", 100.0 * figures.tail());
     assert!(figures.seconds() < 4.0 * 1.1, "the scan takes 4 s, all {} s", figures.seconds());
+}
+
+#[test]
+fn where_the_scan_is_slow_ranks_list_too() {
+    let setup = Setup { scan_rate: 1_000_000, ..Setup::new(RANKS, Tree::of(40_000_000, 4 << 10), STORAGE) };
+    let figures = run_with("40 million files of 4 KiB, a million names a second on rank 0", &setup);
+    // alone it would take 40 s; the first directories are few
+    assert!(figures.tail() < 0.02, "the tail is {:.2} % of the run", 100.0 * figures.tail());
+    assert!(figures.utilisation > 0.8, "threads worked {:.1} % of the run", 100.0 * figures.utilisation);
+    assert!(figures.peak_bytes < 96 << 20, "{} bytes", figures.peak_bytes);
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use pcopy::coordinator::{Assignment, Coordinator};
+use pcopy::coordinator::{Assignment, Coordinator, Elsewhere};
 use pcopy::proto::Message;
-use pcopy::scan::ScanEvent;
+use pcopy::scan::{Lent, ScanEvent};
 
-use super::tree::Scanner;
+use super::tree::{Scanner, Tree};
 use super::world::World;
 use super::{Figures, Nanos, Setup, memory, ratio};
 
@@ -98,6 +98,10 @@ pub struct Lead {
     watch: Stopwatch,
     entries: u64,
     threads: u64,
+    /// Ranks list directories too; so many do now.
+    lends: bool,
+    lent: u64,
+    parents: Tree,
 }
 
 impl Lead {
@@ -121,6 +125,9 @@ impl Lead {
             watch: Stopwatch::new(),
             entries: setup.tree.entries(),
             threads: u64::from(setup.threads) * setup.ranks as u64,
+            lends: setup.lends,
+            lent: 0,
+            parents: setup.tree.clone(),
         }
     }
 
@@ -133,6 +140,7 @@ impl Lead {
             }
             self.read_scan();
             self.give_work();
+            self.lend();
             if before == (self.now, self.assignments, self.events.len()) && !self.coordinator.is_finished() {
                 self.sleep();
             }
@@ -204,6 +212,8 @@ impl Lead {
                 let Some(scanner) = &mut self.scanner else { return };
                 match memory::inside(|| scanner.next()) {
                     Some((event, took)) => self.found = Some((self.now + took, event)),
+                    // what is lent may hold more
+                    None if self.lent > 0 => return,
                     None => {
                         self.scanner = None;
                         self.sender = None;
@@ -217,11 +227,10 @@ impl Lead {
             let (at, event) = self.found.take().expect("found above");
             memory::inside(|| self.sender.as_ref().expect("the scan goes on").send(event).expect("there is room"));
             // it goes on from where it was, unless it had to wait for room
-            if let Some(scanner) = &mut self.scanner
-                && let Some((event, took)) = memory::inside(|| scanner.next())
-            {
+            let next = self.scanner.as_mut().and_then(|scanner| memory::inside(|| scanner.next()));
+            if let Some((event, took)) = next {
                 self.found = Some((at + took, event));
-            } else {
+            } else if self.lent == 0 {
                 self.scanner = None;
                 self.sender = None;
                 return;
@@ -267,16 +276,42 @@ impl Lead {
         loop {
             self.start_local();
             let work = memory::inside(|| self.coordinator.next_work());
-            let Some(Assignment { rank, id, tasks }) = work else { break };
+            let Some(work) = work else { break };
             self.steps.next += self.lap(|message, _, _| message / 2);
-            self.start();
-            let frame = memory::inside(|| Message::Work { id, tasks }.encode()).expect("work fits a frame");
-            let names = frame.len() as u64 / 24;
-            self.steps.encode += self.lap(|message, _, name| message / 2 + names * name / 2);
-            self.assignments += 1;
-            self.longest_frame = self.longest_frame.max(frame.len());
-            self.world.send(self.now, rank, &frame);
-            memory::inside(|| drop(frame));
+            self.give(work);
+        }
+    }
+
+    fn give(&mut self, Assignment { rank, id, tasks }: Assignment) {
+        self.start();
+        let frame = memory::inside(|| Message::Work { id, tasks }.encode()).expect("work fits a frame");
+        let names = frame.len() as u64 / 24;
+        self.steps.encode += self.lap(|message, _, name| message / 2 + names * name / 2);
+        self.assignments += 1;
+        self.longest_frame = self.longest_frame.max(frame.len());
+        self.world.send(self.now, rank, &frame);
+        memory::inside(|| drop(frame));
+    }
+
+    /// What `Lead::lend` does.
+    fn lend(&mut self) {
+        let listed = memory::inside(|| self.coordinator.take_listed());
+        let Some(scanner) = self.scanner.as_mut().filter(|_| self.lends) else { return };
+        for listed in listed {
+            let Elsewhere::Listed { below, .. } = listed else { panic!("none is too long") };
+            self.lent -= 1;
+            memory::inside(|| below.into_iter().for_each(|(_, _, path)| scanner.take_back(path)));
+        }
+        while self.coordinator.can_lend()
+            && let Some(scanner) = &mut self.scanner
+            && let Some((dir, path, waiting)) = memory::inside(|| scanner.lend())
+        {
+            self.start_local();
+            let lent = Lent { id: dir, parent: self.parents.parent(dir), source: 0, path };
+            let Some(work) = memory::inside(|| self.coordinator.lend(lent, waiting)) else { panic!("a rank is idle") };
+            self.steps.next += self.lap(|message, _, _| message / 2);
+            self.lent += 1;
+            self.give(work);
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Setup {
     /// From the sending of a message to its taking.
     pub latency: Nanos,
     pub costs: Costs,
+    /// Ranks that have nothing to do list directories.
+    pub lends: bool,
     pub seed: u64,
 }
 
@@ -52,6 +54,7 @@ impl Setup {
             scan_dir: 0,
             latency: 20 * US,
             costs: Costs::typical(),
+            lends: true,
             seed: 1,
         }
     }

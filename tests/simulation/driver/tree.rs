@@ -253,22 +253,29 @@ impl Scanner {
         let event = if self.tree.known {
             ScanEvent::Known { dir, entries: (first..first + count).map(|index| self.known(dir, index)).collect() }
         } else {
-            let mut names = Names::default();
-            let mut name = *b"file-00000000.dat";
-            for index in first..first + count {
-                write_number(&mut name, index);
-                names.push(&name, Kind::File);
-            }
-            ScanEvent::Names { dir, names }
+            ScanEvent::Names { dir, names: names(first..first + count) }
         };
         Some((event, count * self.name_cost))
+    }
+
+    /// A directory that somebody else may list, if there are more than a few; and how many are left.
+    pub fn lend(&mut self) -> Option<(u64, RelPath, usize)> {
+        if self.stack.len() <= 8 {
+            return None;
+        }
+        self.stack.pop().map(|(dir, path)| (dir, path, self.stack.len()))
+    }
+
+    /// Takes a directory that was found elsewhere.
+    pub fn take_back(&mut self, path: RelPath) {
+        self.stack.push((dir_of(&path), path));
     }
 
     fn listed(&mut self) -> ScanEvent {
         let Current { dir, path, .. } = self.current.take().expect("a directory is being listed");
         let subdirs = self.tree.subdirs(dir);
         let count = subdirs.end - subdirs.start;
-        self.stack.extend(subdirs.rev().map(|sub| (sub, path.join(format!("directory-{sub}").as_bytes()))));
+        self.stack.extend(subdirs.rev().map(|sub| (sub, path.join(&name_of_dir(sub)))));
         let time = identity(0).mtime;
         let before = DirBefore { atime: time, mtime: time, ctime: time, mode_there: None };
         ScanEvent::Listed { dir, subdirs: count, excluded: 0, before: Some(before), failure: None, retries: 0 }
@@ -286,6 +293,21 @@ impl Scanner {
         let recorded = KnownEntry { number: entry, record };
         Known { name: name.to_vec(), kind: Kind::File, entry: Some(recorded), partial: None }
     }
+}
+
+/// The names of entries of any directory, by their numbers in it.
+pub fn names(range: std::ops::Range<u64>) -> Names {
+    let mut names = Names::default();
+    let mut name = *b"file-00000000.dat";
+    for index in range {
+        write_number(&mut name, index);
+        names.push(&name, Kind::File);
+    }
+    names
+}
+
+pub fn name_of_dir(dir: u64) -> Vec<u8> {
+    format!("directory-{dir}").into_bytes()
 }
 
 /// Puts a number of up to eight digits into the name.

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use pcopy::proto::{FinishedDir, LargeFile, Message, Owned, Report, Returned, Task, TaskResult};
+use pcopy::proto::{FinishedDir, LargeFile, Listing, Message, Names, Owned, Report, Returned, Task, TaskResult};
 use pcopy::types::{Failure, Kind, LinkId, Op, RelPath, Side, Stats, Temporary};
 
 use super::storage::Latencies;
@@ -164,6 +164,10 @@ impl World {
 
     fn duration(&mut self, task: &Task) -> Nanos {
         match task {
+            Task::List { keep, .. } => {
+                let kept = self.tree.files_per_dir.min(u64::from(*keep));
+                self.draw(1 + index(kept)) + self.storage.transfer(kept * self.tree.size)
+            }
             Task::Entries { dir, names, .. } => {
                 let first = dir_of(dir) * self.tree.files_per_dir;
                 let bytes = |name| {
@@ -204,8 +208,24 @@ impl World {
         *self.open[index(dir)].as_mut().expect("a directory ends after its entries") -= 1;
     }
 
+    /// Lists a directory, and copies the last `keep` entries of it.
+    fn list(&mut self, path: &RelPath, keep: u64, report: &mut Report) -> TaskResult {
+        let (dir, all) = (dir_of(path), self.tree.files_per_dir);
+        let kept = keep.min(all);
+        self.items += kept;
+        let tried: Vec<_> = super::tree::names(all - kept..all)
+            .iter()
+            .filter_map(|(name, _)| self.try_entry((path, name), dir * all + number_of(name), report))
+            .collect();
+        let mut subdirs = Names::default();
+        self.tree.subdirs(dir).for_each(|sub| subdirs.push(&super::tree::name_of_dir(sub), Kind::Dir));
+        let rest = super::tree::names(0..all - kept);
+        TaskResult::Listed(Box::new(Listing { subdirs, kept, returned: tried, rest, ..Listing::default() }))
+    }
+
     fn execute(&mut self, task: Task, report: &mut Report) -> TaskResult {
         match task {
+            Task::List { dir, keep, .. } => self.list(&dir, keep.into(), report),
             Task::Entries { dir, names, .. } => {
                 self.items += names.len() as u64;
                 let first = dir_of(&dir) * self.tree.files_per_dir;

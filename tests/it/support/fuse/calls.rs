@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -329,6 +330,9 @@ impl Filesystem for Passthrough {
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
             return reply.error(errno);
+        }
+        if offset == 0 {
+            thread::sleep(Duration::from_millis(self.faults.list_delay_ms));
         }
         let entries = match self.listing(ino, fh) {
             Ok(entries) => entries,

@@ -54,6 +54,8 @@ pub struct Faults {
     pub enospc_after: Option<u64>,
     /// Every read and write takes this long.
     pub delay_ms: u64,
+    /// Every listing of a directory takes this long.
+    pub list_delay_ms: u64,
     /// Faults that come and go.
     pub control: Control,
     /// What is not made durable is lost in [`FuseMount::cut_power`]; see `durable.rs`.

@@ -1,0 +1,185 @@
+//! One directory, whoever lists it: a thread of the scan, or an I/O thread of any rank.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Roots, failure};
+use crate::proto::{DirBefore, Job, Names};
+use crate::retry::Retry;
+use crate::sys::{DirCache, Errno, Meta, Reading, list, open_dir_at};
+use crate::types::{Failure, Kind, Op, RelPath, Side};
+
+/// Bytes of names that a rank keeps of one directory; a longer one is for rank 0, which can hand it on in parts.
+const MAX_NAMES_LEN: usize = 96 << 10;
+
+/// What all listers of a rank share.
+pub struct Rooms {
+    pub(super) job: Arc<Job>,
+    pub(super) source_metas: Vec<Meta>,
+    pub(super) destination_meta: Meta,
+    pub(super) reading: Reading,
+    pub(super) sync_dirs: bool,
+}
+
+impl Rooms {
+    /// # Errors
+    /// A root that cannot be looked at.
+    pub fn new(job: &Arc<Job>, roots: &Roots) -> Result<Self, Errno> {
+        Ok(Self {
+            job: Arc::clone(job),
+            source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
+            destination_meta: Meta::of(&roots.destination)?,
+            reading: roots.reading,
+            sync_dirs: roots.sync_dirs,
+        })
+    }
+
+    /// Whether a directory is not entered, because it is on another file system than its source.
+    pub(super) fn leaves_alone(&self, source: u16, meta: &Meta) -> bool {
+        self.job.one_file_system && meta.dev != self.source_metas[usize::from(source)].dev
+    }
+}
+
+/// A thread's own things: open directories, and how patient it is.
+pub struct Lister {
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) sources: DirCache,
+    pub(super) destination: DirCache,
+    pub(super) retry: Retry,
+    /// Operations that were tried again in the directory that is being listed.
+    pub(super) retries: u64,
+    /// The job is to halt: nothing is tried again.
+    halt: Arc<AtomicBool>,
+}
+
+/// All that a directory holds.
+pub enum Listed {
+    Whole(Box<Found>),
+    /// There is more in it than a rank keeps.
+    TooLong,
+}
+
+/// What a directory holds.
+#[derive(Default)]
+pub struct Found {
+    /// Without directories.
+    pub names: Names,
+    pub subdirs: Names,
+    pub excluded: u64,
+    /// From before it was listed; `None` when it could not be opened.
+    pub before: Option<DirBefore>,
+    /// It could not be opened or made, or not be listed to its end.
+    pub failure: Option<Failure>,
+    /// It is on another file system than its source, and was to be left alone.
+    pub left_alone: bool,
+    pub retries: u64,
+}
+
+impl Lister {
+    pub fn new(rooms: &Arc<Rooms>, roots: &Roots, halt: &Arc<AtomicBool>) -> Self {
+        Self {
+            sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
+            destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
+            retry: Retry::new(rooms.job.tuning.retries),
+            retries: 0,
+            rooms: Arc::clone(rooms),
+            halt: Arc::clone(halt),
+        }
+    }
+
+    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again.
+    pub(super) fn retried<T>(&mut self, what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut retry = self.retry.clone();
+        let result = retry.run(self, what, Self::tries_again);
+        self.retry = retry;
+        result
+    }
+
+    /// Whether there is to be another try.
+    pub(super) fn tries_again(&mut self) -> bool {
+        // a descriptor may be what is stale
+        self.sources.clear();
+        self.destination.clear();
+        self.retries += 1;
+        !self.halt.load(Ordering::Relaxed)
+    }
+
+    /// Whether the user has left the entry out.
+    pub(super) fn is_excluded(&self, (source, dir): (u16, &RelPath), name: &[u8], is_dir: bool) -> bool {
+        let filter = &self.rooms.job.filter;
+        if filter.is_empty() {
+            return false;
+        }
+        let top = &self.rooms.job.sources[usize::from(source)].target;
+        let dir = dir.strip(top).expect("the scan's paths are below their source's target");
+        let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
+        filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)
+    }
+
+    /// The type of an entry of which the listing does not tell it, or where links are followed.
+    pub(super) fn kind_of(&self, dir: &OwnedFd, name: &[u8]) -> Result<Kind, Errno> {
+        let meta =
+            if self.rooms.reading.follow { Meta::reached(dir.as_fd(), name) } else { Meta::at(dir.as_fd(), name) };
+        meta?.kind.ok_or(Errno::EOPNOTSUPP)
+    }
+
+    /// Lists a directory that no link leads to and that is no source itself, and makes it at the destination.
+    pub fn list(&mut self, source: u16, path: &RelPath) -> Listed {
+        self.retries = 0;
+        let mut found = Found::default();
+        let opened = self.retried(|me, again| {
+            let (dir, meta) = me.open_source(source, path, None, false)?;
+            Ok((dir, meta, me.make_dir(path, again)?))
+        });
+        match opened {
+            Err(failure) => found.failure = Some(failure),
+            Ok((dir, meta, mode_there)) => {
+                found.before = Some(DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there });
+                found.left_alone = self.rooms.leaves_alone(source, &meta);
+                if !found.left_alone && self.list_into(&mut found, source, path, &dir) == TooLong::Yes {
+                    return Listed::TooLong;
+                }
+            }
+        }
+        found.retries = self.retries;
+        Listed::Whole(Box::new(found))
+    }
+
+    /// The names of an open directory. What was seen of one that cannot be listed to its end counts.
+    fn list_into(&mut self, found: &mut Found, source: u16, path: &RelPath, dir: &OwnedFd) -> TooLong {
+        let mut too_long = TooLong::No;
+        let listed = self.retried(|me, _| {
+            (found.names, found.subdirs, found.excluded) = Default::default();
+            let failed = |err| failure(Op::List, Side::Source, err);
+            let stream = open_dir_at(dir.as_fd(), b".", me.rooms.reading).map_err(failed)?;
+            let mut unknown = None;
+            let listed = list(stream, |entry| {
+                match entry.kind.map_or_else(|| me.kind_of(dir, entry.name), Ok) {
+                    Ok(kind) if me.is_excluded((source, path), entry.name, kind == Kind::Dir) => found.excluded += 1,
+                    Ok(Kind::Dir) => found.subdirs.push(entry.name, Kind::Dir),
+                    Ok(kind) => found.names.push(entry.name, kind),
+                    // gone again since it was listed
+                    Err(Errno::ENOENT) => {}
+                    Err(err) => unknown = Some(err),
+                }
+                if found.names.byte_len() + found.subdirs.byte_len() > MAX_NAMES_LEN {
+                    too_long = TooLong::Yes;
+                }
+                let goes_on = unknown.is_none() && too_long == TooLong::No;
+                if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            listed.map_err(failed)?;
+            unknown.map_or(Ok(()), |err| Err(failed(err)))
+        });
+        found.failure = listed.err();
+        too_long
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TooLong {
+    Yes,
+    No,
+}
