@@ -101,7 +101,7 @@ enum Purpose {
     Abandon { file: u64 },
     Links(Vec<Member>),
     Dirs(Vec<DirId>),
-    List(Lent),
+    List { lent: Lent, keep: u32 },
 }
 
 impl Purpose {
@@ -111,7 +111,8 @@ impl Purpose {
             Self::Entries { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
             // 16 MiB at 1 GiB/s, against 1 ms
             Self::Range { .. } => 16,
-            Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } | Self::List(_) => 1,
+            Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } => 1,
+            Self::List { keep, .. } => 1 + *keep as usize,
             Self::Links(members) => members.len(),
             Self::Dirs(ids) => ids.len(),
         }
@@ -308,8 +309,8 @@ impl Coordinator {
                 }
                 self.entries_ended(dir, ended);
             }
-            (Purpose::List(lent), TaskResult::Listed(listing)) => self.take_listing(lent, listing)?,
-            (Purpose::List(lent), TaskResult::TooLong) => {
+            (Purpose::List { lent, .. }, TaskResult::Listed(listing)) => self.take_listing(lent, listing)?,
+            (Purpose::List { lent, .. }, TaskResult::TooLong) => {
                 self.lent -= 1;
                 self.listed.push(Elsewhere::TooLong(lent));
             }
@@ -394,12 +395,14 @@ impl Coordinator {
         let Lent { id, parent, source, path } = lent.clone();
         // others have nothing to do either, unless there are directories for all
         let queued = if waiting < self.ranks.threads() { 0 } else { usize::MAX };
-        let keep = u32::try_from(self.ranks.share_of(rank, queued, MAX_KEPT)).expect("few");
+        // each of them may come back with its whole path
+        let most = MAX_KEPT.min(MAX_BATCH_PATHS_LEN / (path.as_bytes().len() + 256)).max(1);
+        let keep = u32::try_from(self.ranks.share_of(rank, queued, most)).expect("few");
         self.lent += 1;
         self.lent_ever += 1;
         let task = Task::List { source, dir: path.clone(), keep };
         self.scan(ScanEvent::Dir { id, parent, source, path });
-        Some(self.assign(rank, vec![task], vec![Purpose::List(lent)]))
+        Some(self.assign(rank, vec![task], vec![Purpose::List { lent, keep }]))
     }
 
     /// What has become of directories that were lent, since it was last asked.

@@ -22,6 +22,7 @@ use crate::cli::{Config, Output};
 use crate::comm::{self, Comm};
 use crate::coordinator::Coordinator;
 use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
+use crate::policy::Filter;
 use crate::progress::Display;
 use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
@@ -195,7 +196,9 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
 
 /// Tells all ranks the job, starts this rank's worker, and waits until all are ready; or says who is not.
 fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, LeadError> {
-    let begin = Message::Begin(Some(Box::new(job.clone())));
+    // ranks that do not know the filter are given no directory to list
+    let filter = if job.filter.travels() { job.filter.clone() } else { Filter::default() };
+    let begin = Message::Begin(Some(Box::new(Job { filter, ..job.clone() })));
     for rank in 1..lead.comm.size() {
         lead.comm.send(rank, &begin);
     }

@@ -77,6 +77,12 @@ impl Filter {
         self.0.is_empty()
     }
 
+    /// Whether it is short enough to be sent to other ranks.
+    pub fn travels(&self) -> bool {
+        const MAX_LEN: usize = 1 << 20;
+        self.0.iter().map(|rule| rule.glob.as_str().len() + 16).sum::<usize>() < MAX_LEN
+    }
+
     /// What tells it from another filter.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

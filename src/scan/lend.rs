@@ -1,11 +1,13 @@
 //! Directories that other ranks list, when they have nothing else to do: listing is as slow as the file system answers, and
 //! rank 0 has a few threads for it.
 
-use super::{Below, DirId, Pending, Scan};
+use super::{Below, DirId, MAX_PENDING, Pending, Scan};
 use crate::types::RelPath;
 
 /// Directories that are left for the scan's own threads, each.
 const KEPT_A_THREAD: usize = 2;
+/// Directories that wait to be listed, at most, while ranks list: they may add many before they are heard of.
+const MAX_WAITING: usize = 3 * MAX_PENDING;
 
 /// A directory that a rank is to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +23,15 @@ impl Scan {
     /// Whether ranks can list: not where an entry has to be looked up in what only rank 0 has.
     pub fn can_lend(&self) -> bool {
         let shared = &self.shared;
-        shared.selection.is_none() && shared.recorded.is_empty() && !shared.rooms.reading.follow
+        let plain = shared.selection.is_none() && shared.recorded.is_empty() && !shared.rooms.reading.follow;
+        plain && shared.rooms.job.filter.travels()
     }
 
     /// Takes a directory from the scan, if there are more than its own threads will soon have listed. It is to come back,
     /// by [`Scan::take_back`] or [`Scan::list_here`]. Also returns how many there are left.
     pub fn lend(&self) -> Option<(Lent, usize)> {
         let mut stack = self.shared.lock();
-        if stack.pending.len() <= KEPT_A_THREAD * self.threads.len() {
+        if !(KEPT_A_THREAD * self.threads.len() + 1..MAX_WAITING).contains(&stack.pending.len()) {
             return None;
         }
         // from where the threads take them: the deeper a directory is the less it may add

@@ -11,8 +11,10 @@ use crate::retry::Retry;
 use crate::sys::{DirCache, Errno, Meta, Reading, list, open_dir_at};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
-/// Bytes of names that a rank keeps of one directory; a longer one is for rank 0, which can hand it on in parts.
+/// Bytes of names, and directories, that a rank keeps of one directory. What is longer is for rank 0, which can hand it on
+/// in parts, and wait before it goes on.
 const MAX_NAMES_LEN: usize = 96 << 10;
+const MAX_SUBDIRS: usize = 256;
 
 /// What all listers of a rank share.
 pub struct Rooms {
@@ -125,23 +127,25 @@ impl Lister {
         meta?.kind.ok_or(Errno::EOPNOTSUPP)
     }
 
-    /// Lists a directory that no link leads to and that is no source itself, and makes it at the destination.
+    /// Lists a directory that no link leads to and that is no source itself, and makes it at the destination; not where it
+    /// is too long.
     pub fn list(&mut self, source: u16, path: &RelPath) -> Listed {
         self.retries = 0;
         let mut found = Found::default();
-        let opened = self.retried(|me, again| {
-            let (dir, meta) = me.open_source(source, path, None, false)?;
-            Ok((dir, meta, me.make_dir(path, again)?))
-        });
-        match opened {
-            Err(failure) => found.failure = Some(failure),
-            Ok((dir, meta, mode_there)) => {
-                found.before = Some(DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there });
-                found.left_alone = self.rooms.leaves_alone(source, &meta);
-                if !found.left_alone && self.list_into(&mut found, source, path, &dir) == TooLong::Yes {
-                    return Listed::TooLong;
-                }
+        let opened = self.retried(|me, _| me.open_source(source, path, None, false));
+        let made = opened.and_then(|(dir, meta)| {
+            found.left_alone = self.rooms.leaves_alone(source, &meta);
+            if !found.left_alone && self.list_into(&mut found, source, path, &dir) == TooLong::Yes {
+                return Ok(None);
             }
+            let mode_there = self.retried(|me, again| me.make_dir(path, again))?;
+            Ok(Some(DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there }))
+        });
+        match made {
+            Ok(None) => return Listed::TooLong,
+            Ok(before) => found.before = before,
+            // what is in it is not copied then
+            Err(failure) => found = Found { failure: Some(failure), ..Found::default() },
         }
         found.retries = self.retries;
         Listed::Whole(Box::new(found))
@@ -164,7 +168,7 @@ impl Lister {
                     Err(Errno::ENOENT) => {}
                     Err(err) => unknown = Some(err),
                 }
-                if found.names.byte_len() + found.subdirs.byte_len() > MAX_NAMES_LEN {
+                if found.names.byte_len() > MAX_NAMES_LEN || found.subdirs.len() > MAX_SUBDIRS {
                     too_long = TooLong::Yes;
                 }
                 let goes_on = unknown.is_none() && too_long == TooLong::No;

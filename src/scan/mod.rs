@@ -273,14 +273,17 @@ impl Scanner {
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
         let Pending { id, parent, source, path, ancestors, below: Below { selected, linked } } = pending;
-        let is_known = id.is_some();
-        let id = id.unwrap_or_else(|| self.shared.new_id());
-        if !is_known {
-            self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
-        }
+        let id = match id {
+            Some(known) => known,
+            None => {
+                let id = self.shared.new_id();
+                self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
+                id
+            }
+        };
         let opened = self.lister.retried(|me, again| {
             let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
-            Ok((dir, meta, me.make_dir(&path, again || is_known)?))
+            Ok((dir, meta, me.make_dir(&path, again)?))
         });
         let (dir, meta, mode_there) = match opened {
             Ok(opened) => opened,

@@ -18,8 +18,11 @@ fn source(at: &Path) -> PathBuf {
             write(&at.join(format!("b{dir:03}/f{file}")), format!("{dir} {file}").as_bytes());
         }
     }
-    for file in 0..9_000 {
-        write(&at.join(format!("many/{file:030}")), b"");
+    for file in 0..1_000 {
+        write(&at.join(format!("many/{file:0120}")), b"");
+    }
+    for dir in 0..300 {
+        fs::create_dir_all(at.join(format!("wide/{dir}/x"))).unwrap();
     }
     for dir in 0..40 {
         let deep = at.join(format!("deep/{dir}/{}", "x/".repeat(20)));
@@ -80,7 +83,7 @@ fn ranks_leave_out_what_is_to_be_left_out() {
     };
     let due: Vec<_> = all.keys().filter(|path| kept(std::str::from_utf8(path).unwrap())).cloned().collect();
     assert_eq!(oracle::walk(&dst).into_keys().collect::<Vec<_>>(), due);
-    assert_eq!(told["excluded"].as_u64(), Some(150 + 11 + 8_100), "{told}");
+    assert_eq!(told["excluded"].as_u64(), Some(150 + 11 + 900), "{told}");
 }
 
 #[test]
@@ -113,4 +116,19 @@ fn a_dry_run_tells_what_ranks_list_too() {
     outcome.assert_code(0);
     assert!(lent(&outcome) > 0, "{}", outcome.told());
     assert_eq!(told::json(&outcome)["entries"].as_u64(), Some(oracle::walk(&src).len() as u64));
+}
+
+#[test]
+fn filters_too_long_to_be_sent_to_ranks_leave_out_the_same() {
+    let (dir, (_fuse, src, slow)) = (temp(), need!(slow_source()));
+    let patterns = dir.path().join("patterns");
+    let lines: String = (0..12_000).map(|n| format!("nothing-has-this-name-{n:08}-{}\n", "x".repeat(80))).collect();
+    write(&patterns, (lines + "f1\n").as_bytes());
+    let dst = dir.path().join("dst");
+    let options = ["--json", "--exclude-from", patterns.to_str().unwrap()];
+    let copied = copy(&Job::ranks(2).options(options), &[&slow], &dst);
+    copied.outcome.assert_code(0);
+    assert_eq!(lent(&copied.outcome), 0, "{}", copied.outcome.told());
+    let due: Vec<_> = oracle::walk(&src).into_keys().filter(|path| !path.ends_with(b"/f1")).collect();
+    assert_eq!(oracle::walk(&dst).into_keys().collect::<Vec<_>>(), due);
 }
