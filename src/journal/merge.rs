@@ -68,13 +68,13 @@ impl Read for Stream {
     }
 }
 
-/// The next item of a stream, and the stream's number.
-struct Head {
-    item: Encoded,
-    stream: usize,
+/// The next item of a stream, and the stream's number. The greatest of a heap is the first in the order of paths; of one path,
+/// in the order of the streams.
+pub struct Head {
+    pub item: Encoded,
+    pub stream: usize,
 }
 
-// the heap's greatest is the first in the order of paths
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
         (other.item.path(), other.stream).cmp(&(self.item.path(), self.stream))

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use base::{Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, load, remove_journals};
 pub use batch::Batch;
 pub use encoded::{Encoded, encode_item};
-pub use merge::Entries;
+pub use merge::{Entries, Head};
 pub use reader::Trouble;
 pub use writer::{Journal, Recorder};
 

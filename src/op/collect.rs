@@ -1,12 +1,11 @@
 //! The end of a copy: the records of all ranks, merged by path into the manifest, with bounded memory.
 
-use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::io::Cursor;
 
 use super::lead::{Incoming, Lead, LeadError};
-use crate::journal::{Base, BaseWriter, Confirmed, Encoded, Item};
+use crate::journal::{Base, BaseWriter, Confirmed, Encoded, Head, Item};
 use crate::manifest::{Header, Place, Writer};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_RECORDS_LEN, Message, Trouble};
@@ -175,39 +174,12 @@ fn twin_of(record: &Record, leaves: bool) -> Record {
     twin
 }
 
-/// The next record of a stream, and the stream's number.
-struct Head {
-    record: Encoded,
-    stream: usize,
-    /// It stands for two.
-    twice: bool,
-}
-
-// the heap's greatest is the first in the order of paths
-impl Ord for Head {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.record.path(), other.stream).cmp(&(self.record.path(), self.stream))
-    }
-}
-
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Head {}
-
 /// The records of all ranks, and what was confirmed of the base, as the last stream.
 struct Merge<'a> {
     ranks: Vec<RankStream>,
     base: Confirmed<'a>,
+    /// The base's head stands for two.
+    base_twice: bool,
     heads: BinaryHeap<Head>,
     /// Ranks whose next record is not known yet.
     unknown: usize,
@@ -223,7 +195,7 @@ impl<'a> Merge<'a> {
         let frame_len = u32::try_from(FRAMES_LEN / 2 / size).unwrap_or(u32::MAX).clamp(MIN_FRAME_LEN, MAX_RECORDS_LEN);
         lead.send_to_all(&Message::WantRecords(frame_len));
         let ranks = (0..size).map(|_| RankStream { asked: true, ..RankStream::default() }).collect();
-        Self { ranks, base, heads: BinaryHeap::new(), unknown: size, begins: true, frame_len }
+        Self { ranks, base, base_twice: false, heads: BinaryHeap::new(), unknown: size, begins: true, frame_len }
     }
 
     /// Takes what ranks were asked for, and forgets it.
@@ -242,9 +214,10 @@ impl<'a> Merge<'a> {
     fn next(&mut self, lead: &mut Lead<'_>, record: &mut Encoded) -> Result<Option<bool>, LeadError> {
         let of_base = |err| LeadError::Journal(0, Trouble::from(&err));
         if std::mem::take(&mut self.begins) {
-            let (mut record, stream) = (Encoded::default(), self.ranks.len());
-            if let Some(twice) = self.base.next(&mut record).map_err(of_base)? {
-                self.heads.push(Head { record, stream, twice });
+            let (mut item, stream) = (Encoded::default(), self.ranks.len());
+            if let Some(twice) = self.base.next(&mut item).map_err(of_base)? {
+                self.base_twice = twice;
+                self.heads.push(Head { item, stream });
             }
         }
         while self.unknown > 0 {
@@ -255,17 +228,18 @@ impl<'a> Merge<'a> {
             self.take(lead, from, records.0, last)?;
         }
         let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
-        std::mem::swap(record, &mut head.record);
-        let (stream, twice) = (head.stream, head.twice);
+        std::mem::swap(record, &mut head.item);
+        let stream = head.stream;
         if stream == self.ranks.len() {
-            match self.base.next(&mut head.record).map_err(of_base)? {
-                Some(twice) => head.twice = twice,
+            let twice = self.base_twice;
+            match self.base.next(&mut head.item).map_err(of_base)? {
+                Some(next_twice) => self.base_twice = next_twice,
                 None => drop(PeekMut::pop(head)),
             }
             return Ok(Some(twice));
         }
         let of_rank = &mut self.ranks[stream];
-        if head.record.read(&mut of_rank.frame).map_err(|err| bad_frame(stream, err))? {
+        if head.item.read(&mut of_rank.frame).map_err(|err| bad_frame(stream, err))? {
             drop(head);
         } else {
             PeekMut::pop(head);
@@ -273,7 +247,7 @@ impl<'a> Merge<'a> {
             self.unknown += usize::from(!of_rank.last);
         }
         self.ask(lead, stream);
-        Ok(Some(twice))
+        Ok(Some(false))
     }
 
     /// Asks a rank for more, ahead of its end; but never beyond a second frame: a rank that answers fast must not fill the
@@ -297,10 +271,10 @@ impl<'a> Merge<'a> {
         bytes.extend_from_slice(&frame);
         stream.frame = Cursor::new(bytes);
         if !stream.is_known {
-            let mut record = Encoded::default();
-            stream.is_known = record.read(&mut stream.frame).map_err(|err| bad_frame(from, err))?;
+            let mut item = Encoded::default();
+            stream.is_known = item.read(&mut stream.frame).map_err(|err| bad_frame(from, err))?;
             if stream.is_known {
-                self.heads.push(Head { record, stream: from, twice: false });
+                self.heads.push(Head { item, stream: from });
             } else if !last {
                 return Err(LeadError::Unexpected(from, "an empty frame of records"));
             }
