@@ -26,7 +26,7 @@ pub struct PieceHasher {
 enum Place {
     /// All of it, in this many bytes.
     Whole(u64),
-    /// All of it, which came at once: hashed like that it is a quarter faster.
+    /// All of it, which came at once: hashed like that more lanes are filled.
     AtOnce(Digest),
     /// A part, that many bytes from the start.
     Range(u64),
