@@ -10,7 +10,7 @@ use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_grou
 use pcopy::coordinator::Coordinator;
 use pcopy::digest::Merge;
 use pcopy::journal::{Batch, Encoded, Header, Item, Journal, encode_item};
-use pcopy::manifest::{self, Place, Writer};
+use pcopy::manifest::{self, Place, Writer, write_entry};
 use pcopy::proto::{MAX_BATCH_NAMES, Message, Names, Report, Task, TaskResult};
 use pcopy::scan::ScanEvent;
 use pcopy::types::{Facts, Fate, Kind, Outcome, Record, RelPath, Stats, Timestamp, Unkept};
@@ -208,7 +208,14 @@ fn manifests(c: &mut Criterion) {
         b.iter(|| {
             let dir = std::fs::File::open(place.path()).expect("just made").into();
             let mut writer = Writer::create(Place { dir, name: b"m".to_vec() }, &first_line()).expect("a manifest");
-            records.iter().for_each(|record| writer.entry(record).expect("space for it"));
+            for records in records.chunks(500) {
+                let (mut lines, mut stats) = (Vec::new(), Stats::default());
+                for record in records {
+                    write_entry(record, &mut lines).expect("memory for it");
+                    stats.count(record);
+                }
+                writer.lines(&lines, &stats).expect("space for it");
+            }
             writer.finish(1.0).expect("space for it")
         });
     });

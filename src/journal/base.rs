@@ -271,12 +271,14 @@ impl BaseWriter {
         Ok(offset)
     }
 
-    /// Adds an entry, in its encoding, if a later run can leave it as it is; they come sorted by path.
+    /// Adds so many encoded entries, which a later run [can leave](can_be_left) as they are; they come sorted by path.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn entry(&mut self, record: &Record, encoded: &Encoded) -> io::Result<()> {
-        if can_be_left(record) { self.push(encoded.bytes()).map(drop) } else { Ok(()) }
+    pub fn entries(&mut self, items: &[u8], count: u64) -> io::Result<()> {
+        self.items.extend_from_slice(items);
+        self.count += count;
+        if self.items.len() >= GROUP_LEN { self.end_group() } else { Ok(()) }
     }
 
     fn end_group(&mut self) -> io::Result<()> {
@@ -308,8 +310,9 @@ impl BaseWriter {
     }
 }
 
-/// Directories are always done again, and so is what failed or was not pcopy's.
-fn can_be_left(record: &Record) -> bool {
+/// Whether a later run can leave an entry as it is: directories are always done again, and so is what failed or was not
+/// pcopy's.
+pub fn can_be_left(record: &Record) -> bool {
     match &record.outcome {
         Outcome::Done(facts) => {
             record.kind != Kind::Dir && facts.fate.kept().is_none() && !facts.unkept.has(crate::types::Unkept::SPECIAL)

@@ -37,7 +37,9 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
-pub use base::{Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, load, remove_journals};
+pub use base::{
+    Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, can_be_left, load, remove_journals,
+};
 pub use batch::Batch;
 pub use encoded::{Encoded, encode_item};
 pub use merge::{Entries, Head};

@@ -180,13 +180,14 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Writes an entry's line; entries come sorted by path.
+    /// Writes lines that [`write_entry`] made of entries, which come sorted by path; `stats` counts them.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn entry(&mut self, record: &Record) -> io::Result<()> {
-        self.stats.count(record);
-        self.write_line(&line(record))
+    pub fn lines(&mut self, lines: &[u8], stats: &Stats) -> io::Result<()> {
+        self.stats.add(stats);
+        self.lines.extend_from_slice(lines);
+        self.write_if_many()
     }
 
     /// Writes the closing line, makes the manifest durable and gives it its name. Returns the totals.
@@ -223,8 +224,11 @@ impl Writer {
     }
 
     fn write_line(&mut self, line: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.lines, line)?;
-        self.lines.push(b'\n');
+        write_line(line, &mut self.lines)?;
+        self.write_if_many()
+    }
+
+    fn write_if_many(&mut self) -> io::Result<()> {
         if self.lines.len() >= LINES_LEN { self.write_lines() } else { Ok(()) }
     }
 
@@ -235,6 +239,20 @@ impl Writer {
         self.lines.clear();
         Ok(())
     }
+}
+
+/// Appends the line of an entry.
+///
+/// # Errors
+/// None in practice: what an entry holds can be written as JSON.
+pub fn write_entry(record: &Record, to: &mut Vec<u8>) -> io::Result<()> {
+    write_line(&line(record), to)
+}
+
+fn write_line(line: &impl Serialize, to: &mut Vec<u8>) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, line)?;
+    to.push(b'\n');
+    Ok(())
 }
 
 fn line(record: &Record) -> Entry<'_> {

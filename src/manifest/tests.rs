@@ -61,7 +61,10 @@ fn written() -> (String, Stats) {
     let place = Place { dir: crate::sys::open_root(dir.path()).expect("opens"), name: b"manifest.jsonl".to_vec() };
     let mut writer = Writer::create(place, &header()).expect("created");
     for record in records() {
-        writer.entry(&record).expect("written");
+        let (mut lines, mut stats) = (Vec::new(), Stats::default());
+        write_entry(&record, &mut lines).expect("written");
+        stats.count(&record);
+        writer.lines(&lines, &stats).expect("written");
     }
     let stats = writer.finish(1.5).expect("finished");
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary file is left");

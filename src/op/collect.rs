@@ -5,12 +5,14 @@ use std::collections::binary_heap::PeekMut;
 use std::io::Cursor;
 
 use super::lead::{Incoming, Lead, LeadError};
+use super::outputs::{OutputError, Outputs, Pipeline, Written};
 use crate::journal::{Base, BaseWriter, Confirmed, Encoded, Head, Item};
 use crate::manifest::{Header, Place, Writer};
 use crate::policy::Existing;
 use crate::proto::{Job, MAX_RECORDS_LEN, Message, Trouble};
 use crate::sys::act_as;
 use crate::types::{Failure, Fate, Kind, Op, Outcome, Record, Side, Stats};
+use crate::worker::WorkerError;
 
 /// Bytes of memory for frames of records, of all ranks together: two of each, unless there are very many.
 const FRAMES_LEN: usize = 64 << 20;
@@ -28,23 +30,23 @@ struct RankStream {
     is_known: bool,
 }
 
-/// Where the records of a job go.
-pub(super) struct Outputs<'a> {
-    /// Of the manifest, if there is one; as it is shown in messages.
-    pub(super) place: Option<Place>,
-    pub(super) shown: Option<&'a str>,
-    pub(super) header: &'a Header,
-    /// For a later run of the job.
-    pub(super) base: Option<BaseWriter>,
-    /// Called for every entry.
-    pub(super) each: Option<fn(&Record)>,
-}
-
 /// What was made of the records.
 pub(super) struct Collected {
     pub(super) stats: Stats,
     /// The base is durable under its name.
     pub(super) has_base: bool,
+}
+
+/// Where the manifest goes, and what goes there beside it.
+pub(super) struct Target<'a> {
+    /// If there is a manifest.
+    pub(super) place: Option<Place>,
+    /// As it is shown in messages.
+    pub(super) shown: Option<&'a str>,
+    pub(super) header: &'a Header,
+    pub(super) base: Option<BaseWriter>,
+    /// What is said of every entry.
+    pub(super) said: Option<fn(&Record) -> String>,
 }
 
 /// Merges the records of all ranks and those that were confirmed of `base`, sorted by path, into the outputs, and counts
@@ -56,84 +58,82 @@ pub(super) fn collect(
     lead: &mut Lead<'_>,
     job: &Job,
     base: &Base,
-    outputs: Outputs<'_>,
+    target: Target<'_>,
     ended: u64,
 ) -> Result<Collected, LeadError> {
     lead.phase = "all is copied and durable; writing the manifest";
+    let trouble = |error| LeadError::Manifest(target.shown.unwrap_or_default().to_string(), error);
     let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
+    let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    let manifest = target.place.map(|place| Writer::create(place, target.header)).transpose().map_err(trouble)?;
+    drop(acting);
+    let outputs = Outputs { manifest, base: target.base, said: target.said };
+    let mut pipeline = Pipeline::start(outputs).map_err(trouble)?;
     let mut merge = Merge::new(lead, of_base);
-    let collected = write(lead, &mut merge, job, outputs, ended);
-    if collected.is_err() {
-        // what ranks were asked for has to arrive, or they would wait for ever
-        merge.drain(lead)?;
+    let merged = pass_on(lead, &mut merge, &mut pipeline, job);
+    // what ranks were asked for has to arrive, or they would wait for ever
+    merge.drain(lead)?;
+    let written = pipeline.finish().map_err(|err| match err {
+        OutputError::Io(err) => trouble(err),
+        OutputError::Thread => WorkerError::Thread.into(),
+    });
+    let joined = merged?;
+    let Written { manifest, base, stats } = written?;
+    // before the manifest gets its name: the ranks counted the same entries when they ended them
+    let recorded = stats.entries() + joined;
+    if recorded != ended {
+        return Err(LeadError::Counts(format!("{ended} entries ended, {recorded} were recorded")));
     }
-    collected
+    let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    let seconds = lead.display.elapsed().as_secs_f64();
+    manifest.map(|manifest| manifest.finish(seconds)).transpose().map_err(trouble)?;
+    let has_base = base.is_some_and(|base| base.finish().is_ok());
+    Ok(Collected { stats, has_base })
 }
 
-fn write(
+/// Passes each entry on, in the order of the paths; those of one path are joined. Returns how many were joined to another.
+fn pass_on(
     lead: &mut Lead<'_>,
     merge: &mut Merge<'_>,
+    pipeline: &mut Pipeline,
     job: &Job,
-    outputs: Outputs<'_>,
-    ended: u64,
-) -> Result<Collected, LeadError> {
-    let trouble = |error| LeadError::Manifest(outputs.shown.unwrap_or_default().to_string(), error);
-    let acting = || act_as(job.policy.run_as).map_err(LeadError::Acting);
-    let mut manifest = {
-        let _acting = acting()?;
-        outputs.place.map(|place| Writer::create(place, outputs.header)).transpose().map_err(trouble)?
-    };
-    let mut base = outputs.base;
-    let mut counted = Stats::default();
-    let mut joined = 0;
+) -> Result<u64, LeadError> {
     let leaves = job.policy.existing != Existing::Replace;
+    let mut joined = 0;
     let (mut encoded, mut next) = (Encoded::default(), Encoded::default());
     let mut twice = merge.next(lead, &mut next)?;
     while let Some(of_two) = twice {
         std::mem::swap(&mut encoded, &mut next);
-        let mut record = record_of(&encoded)?;
         let mut twins = Vec::new();
         if of_two {
-            twins.push(twin_of(&record, leaves));
+            twins.push(twin_of(&record_of(&encoded)?, leaves));
         }
         twice = merge.next(lead, &mut next)?;
         while twice.is_some() && next.path() == encoded.path() {
             twins.push(record_of(&next)?);
             twice = merge.next(lead, &mut next)?;
         }
-        let is_joined = !twins.is_empty();
-        for twin in twins {
-            joined += 1;
-            if let Some(failure) = join(&mut record, twin) {
-                lead.display.failure(&record.path, &failure);
-                record.outcome = Outcome::Failed(failure);
-            }
+        if !twins.is_empty() {
+            joined += twins.len() as u64;
+            encoded = Encoded::of(&Item::Entry(joined_with(lead, record_of(&encoded)?, twins)));
         }
-        if is_joined {
-            encoded = Encoded::of(&Item::Entry(record.clone()));
-        }
-        counted.count(&record);
-        if let Some(each) = outputs.each {
-            each(&record);
-        }
-        if let Some(writer) = &mut manifest {
-            writer.entry(&record).map_err(trouble)?;
-        }
-        // where there is no space for the base the journals stay, which hold the same
-        if let Some(full) = base.take_if(|base| base.entry(&record, &encoded).is_err()) {
-            full.abandon();
+        if pipeline.push(&encoded).is_none() {
+            // its end says why
+            return Ok(joined);
         }
     }
-    // before the manifest gets its name: the ranks counted the same entries when they ended them
-    let recorded = counted.entries() + joined;
-    if recorded != ended {
-        return Err(LeadError::Counts(format!("{ended} entries ended, {recorded} were recorded")));
+    Ok(joined)
+}
+
+/// The one record of entries of one path.
+fn joined_with(lead: &mut Lead<'_>, mut record: Record, twins: Vec<Record>) -> Record {
+    for twin in twins {
+        if let Some(failure) = join(&mut record, twin) {
+            lead.display.failure(&record.path, &failure);
+            record.outcome = Outcome::Failed(failure);
+        }
     }
-    let _acting = acting()?;
-    let seconds = lead.display.elapsed().as_secs_f64();
-    manifest.map(|manifest| manifest.finish(seconds)).transpose().map_err(trouble)?;
-    let has_base = base.is_some_and(|base| base.finish().is_ok());
-    Ok(Collected { stats: counted, has_base })
+    record
 }
 
 fn record_of(encoded: &Encoded) -> Result<Record, LeadError> {

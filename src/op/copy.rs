@@ -11,7 +11,7 @@ use jiff::Timestamp as Clock;
 
 use super::checkpoint::Checkpoints;
 use super::choices;
-use super::collect::{Collected, Outputs, collect};
+use super::collect::{Collected, Target, collect};
 use super::lead::{Incoming, Lead, LeadError, Stop};
 use super::limit::Limit;
 use super::prepare::{Prepared, prepare};
@@ -286,16 +286,16 @@ fn run(
             }
             summary.manifest = plan.manifest_path().filter(|_| prepared.manifest.is_some()).map(|path| shown(&path));
             let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-            let outputs = Outputs {
+            let target = Target {
                 place: prepared.manifest.take(),
                 shown: summary.manifest.as_deref(),
                 header: &header,
                 // without it the journals stay, which hold the same
                 base: prepared.new_base(&job).unwrap_or(None),
-                each: (plan.policy.dry_run && config.output == Output::Text).then_some(say_foreseen as fn(&Record)),
+                said: (plan.policy.dry_run && config.output == Output::Text).then_some(foreseen as fn(&Record) -> String),
             };
             drop(acting);
-            collect(lead, &job, &recorded.base, outputs, ended)
+            collect(lead, &job, &recorded.base, target, ended)
         }
     };
     let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
@@ -332,10 +332,10 @@ fn run(
     Ok(summary)
 }
 
-/// Says what a dry run found of an entry.
-fn say_foreseen(record: &Record) {
+/// What a dry run says of an entry.
+fn foreseen(record: &Record) -> String {
     let path = &record.path;
-    let line = match &record.outcome {
+    match &record.outcome {
         Outcome::Failed(failure) => format!("FAIL {path}: {failure}"),
         Outcome::Done(facts) => match facts.fate {
             Fate::KeptExisting | Fate::KeptNewer => format!("kept {path}"),
@@ -344,8 +344,7 @@ fn say_foreseen(record: &Record) {
             Fate::Replaces if record.kind == Kind::Dir => format!("merge {path}"),
             Fate::Replaces => format!("replace {path}"),
         },
-    };
-    let _ = writeln!(std::io::stdout(), "{line}");
+    }
 }
 
 fn header(plan: &Plan, config: &Config, hellos: &[Hello], started: Clock) -> Header {

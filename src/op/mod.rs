@@ -6,6 +6,7 @@ mod collect;
 pub mod copy;
 mod lead;
 mod limit;
+mod outputs;
 mod prepare;
 mod recall;
 mod refusal;
