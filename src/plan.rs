@@ -5,8 +5,10 @@ pub const MIN_RANGE_LEN: u64 = 4096;
 /// The largest range. Its digest is one BLAKE3 subtree, and its offsets stay in 63 bits.
 pub const MAX_RANGE_LEN: u64 = 1 << 40;
 
-/// Ranges of one file, about: more would gain nothing, and each is a message.
-pub const MAX_RANGES: u64 = 1 << 16;
+/// Ranges of one file, about: enough for tens of thousands of ranks, each is a message and some 100 bytes in a journal.
+pub const MAX_RANGES: u64 = 1 << 20;
+/// Of a sparse file, most of whose ranges may hold nothing.
+const MAX_SPARSE_RANGES: u64 = 1 << 16;
 /// Of a sparse file, at least, in bytes.
 const SPARSE_RANGE_LEN: u64 = 64 << 20;
 
@@ -49,13 +51,14 @@ impl Ranges {
     }
 }
 
-/// The range length of one file: `range_len`, more where a file would have more than [`MAX_RANGES`] ranges, and, of a
-/// sparse one, where holes are known by their digests. At least two ranges are left: the digest of a lone one would not
+/// The range length of one file: `range_len`, more where a file would have more than [`MAX_RANGES`] ranges; of a sparse
+/// one more yet, where holes are known by their digests. At least two ranges are left: the digest of a lone one would not
 /// be a subtree's.
 pub fn range_len_of(file_len: u64, sparse: bool, range_len: u64) -> u64 {
-    let wanted = (file_len / MAX_RANGES).next_power_of_two().max(if sparse { SPARSE_RANGE_LEN } else { 0 });
-    let most = if file_len < 2 { range_len } else { 1 << (file_len - 1).ilog2() };
-    range_len.max(wanted.min(most)).min(MAX_RANGE_LEN)
+    let (most, least) = if sparse { (MAX_SPARSE_RANGES, SPARSE_RANGE_LEN) } else { (MAX_RANGES, 0) };
+    let wanted = (file_len / most).next_power_of_two().max(least);
+    let two_left = if file_len < 2 { range_len } else { 1 << (file_len - 1).ilog2() };
+    range_len.max(wanted.min(two_left)).min(MAX_RANGE_LEN)
 }
 
 /// The range length that is used for a wish of `wanted` bytes: the next power of two, because only
@@ -88,7 +91,8 @@ mod tests {
         for (file_len, sparse, expected) in [
             (17 * mib, false, 16 * mib),
             (tib, false, 16 * mib),
-            (4 * tib, false, 64 * mib),
+            (16 * tib, false, 16 * mib),
+            (100 * tib, false, 128 * mib),
             (u64::MAX >> 1, false, MAX_RANGE_LEN),
             (17 * mib, true, 16 * mib),
             (64 * mib, true, 32 * mib),

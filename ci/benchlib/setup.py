@@ -1,5 +1,6 @@
 """What the benchmark runs with: packages, MPI launchers and pcopy itself, all through ci/setup.sh."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def build_pcopy(mpis):
     for mpi in mpis:
         shell(BUILD, mpi)
     return {mpi: str(CI.parent / "target" / mpi / "release" / "pcopy") for mpi in mpis}
+
+
+def build_scan(mpi):
+    """The benchmark of the scan alone (ci/benches/scan.rs): its program."""
+    manifest = str(CI.parent / "Cargo.toml")
+    argv = ["cargo", "bench", "--bench", "scan", "--no-run", "--locked", "--quiet", "--message-format=json"]
+    argv += ["--manifest-path", manifest, "--target-dir", str(CI.parent / "target" / mpi)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "MPICC": f"mpicc.{mpi}"})
+    built = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    programs = [one["executable"] for one in built if one.get("executable") and one["target"]["name"] == "scan"]
+    if done.returncode or not programs:
+        die("ci/benches/scan.rs cannot be built")
+    return programs[-1]
 
 
 class Launcher:

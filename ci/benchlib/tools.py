@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .setup import build_scan
+
 SERIAL = {
     "cp": ["cp", "-a", "{src}", "{dst}"],
     "rsync": ["rsync", "-a", "{src}/", "{dst}"],
@@ -104,6 +106,10 @@ class Toolbox:
         words = ["-q", *self.args, "{scratch}/empty", "{dst}"]
         traits = {"copies": False, "reads_source": False}
         return self.ranked("pcopy-nothing", "pcopy", words, configs, **traits) if self.has("pcopy") else []
+
+    def scan(self):
+        """Rank 0's scan as it is in a copy, without MPI and ranks."""
+        return Entrant("pcopy-scan", (build_scan(next(iter(self.launchers))), "{src}"), copies=False)
 
     def base(self, configs):
         return self.ranked("base", "base", ["-q", *self.args, "{src}", "{dst}"], configs)

@@ -66,8 +66,9 @@ def scan(event):
     box, configs = event.toolbox, event.configs
     found = []
     if box.has("pcopy"):
+        found.append(box.scan())
         # a line an entry on standard output
-        found += box.pcopy(configs, "pcopy-scan", ["--dry-run"], copies=False, keep_output=False)
+        found += box.pcopy(configs, "pcopy-dry-run", ["--dry-run"], copies=False, keep_output=False)
     if box.has("dcp"):
         found += box.ranked("dwalk", "dwalk", ["-q", "{src}"], configs, copies=False)
         found += box.ranked("dwalk-lite", "dwalk", ["-q", "--lite", "{src}"], configs, copies=False)

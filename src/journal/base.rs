@@ -120,7 +120,7 @@ impl Base {
     /// The slots that a path may have, by their numbers; nearly always one at most.
     fn candidates(&self, path: &[u8]) -> impl Iterator<Item = (usize, &Slot)> {
         let hash = self.keys.hash_one(path);
-        let first = self.table.partition_point(|slot| slot.hash < hash);
+        let first = first_of(&self.table, hash, |slot| slot.hash);
         self.table.iter().enumerate().skip(first).take_while(move |(_, slot)| slot.hash == hash)
     }
 
@@ -319,6 +319,26 @@ pub fn can_be_left(record: &Record) -> bool {
         }
         Outcome::Failed(_) => false,
     }
+}
+
+/// Where the slots of a hash begin, or would. Hashes are evenly spread: the place is guessed, and looked for around the
+/// guess, where halving the whole table would miss the cache at every step.
+pub(super) fn first_of<T>(sorted: &[T], hash: u64, hash_of: impl Fn(&T) -> u64) -> usize {
+    let len = sorted.len();
+    let guess = usize::try_from((u128::from(hash) * len as u128) >> 64).expect("below the length");
+    // of random hashes the guess is rarely farther off
+    let mut step = len.isqrt().max(1);
+    let mut low = guess.saturating_sub(step);
+    let mut high = (guess + step).min(len);
+    while low > 0 && hash_of(&sorted[low]) >= hash {
+        step *= 2;
+        low = guess.saturating_sub(step);
+    }
+    while high < len && hash_of(&sorted[high]) < hash {
+        step *= 2;
+        high = (guess + step).min(len);
+    }
+    low + sorted[low..high].partition_point(|slot| hash_of(slot) < hash)
 }
 
 /// Names in the state directory.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::sync::Arc;
 
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
@@ -151,6 +152,17 @@ fn a_foreign_and_a_newer_file_are_told_apart() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_hash_is_found_where_halving_finds_it(
+        mut hashes in prop_oneof![vec(any::<u64>(), 0..2000), vec(0u64..40, 0..300), vec(u64::MAX - 40..=u64::MAX, 0..300)],
+        wanted in prop_oneof![any::<u64>(), 0u64..50, Just(u64::MAX)],
+    ) {
+        hashes.sort_unstable();
+        for wanted in hashes.iter().copied().step_by(7).chain([wanted]) {
+            prop_assert_eq!(super::base::first_of(&hashes, wanted, |hash| *hash), hashes.partition_point(|hash| *hash < wanted));
+        }
+    }
+
     #[test]
     fn a_flipped_bit_costs_its_group_and_no_other(at in any::<prop::sample::Index>(), bit in 0u8..8) {
         let groups: Vec<Vec<Item>> = (0..4).map(|g| vec![entry(g), range(g + 100)]).collect();

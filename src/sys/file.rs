@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::statvfs;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, unlinkat};
@@ -275,6 +275,11 @@ impl End {
         Self { plain, direct }
     }
 
+    /// Whether whole blocks go past the page cache, as far as is known by now.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
     /// The descriptor that goes through the page cache.
     pub fn plain(&self) -> BorrowedFd<'_> {
         self.plain.as_fd()
@@ -362,7 +367,9 @@ fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
     let failed =
         unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut st) };
     if failed != 0 || st.stx_mask & libc::STATX_DIOALIGN == 0 {
-        return Some(Buffer::ALIGN);
+        // tmpfs takes the flag, and is a page cache all the same
+        let in_memory = fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
+        return (!in_memory).then_some(Buffer::ALIGN);
     }
     let align = usize::try_from(st.stx_dio_offset_align.max(st.stx_dio_mem_align)).ok()?;
     (st.stx_dio_offset_align > 0 && Buffer::ALIGN.is_multiple_of(align)).then_some(align)

@@ -14,6 +14,10 @@ const DIRECT_MIN_LEN: u64 = 1 << 20;
 /// Bytes. Below it, writing the data costs less than sharing its blocks.
 const SHARE_MIN_LEN: u64 = 128 << 10;
 
+/// Bytes of a block where neither side is direct: what was read is still in the processor's cache when it is hashed and
+/// written.
+const CACHED_BLOCK_LEN: usize = 512 << 10;
+
 /// How copying a span of a file went.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Span {
@@ -136,7 +140,6 @@ impl Mover {
         if range.len == 0 && from.read(&mut self.buffer, 1, 0).at(Op::Read, side)? > 0 {
             return Ok(Span::NotItsLength);
         }
-        let block_len = self.job.tuning.block_len;
         let punches = self.job.tuning.sparse == Sparse::Always;
         let mut at = range.offset;
         while at < end {
@@ -147,6 +150,8 @@ impl Mover {
             }
             at = data;
             while at < data_end {
+                let direct = from.is_direct() || to.as_ref().is_some_and(|to| to.is_direct());
+                let block_len = self.job.tuning.block_len.min(if direct { usize::MAX } else { CACHED_BLOCK_LEN });
                 let len = usize::try_from(data_end - at).map_or(block_len, |left| left.min(block_len));
                 self.throttle.wait(len, || self.is_halting());
                 if self.is_halting() {

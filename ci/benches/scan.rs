@@ -1,0 +1,76 @@
+//! The scan alone: how long rank 0's threads take to list a tree, names and types, as they do in a copy.
+//!
+//!     MPICC=mpicc.openmpi cargo bench --target-dir target/openmpi --bench scan -- DIR [THREADS]
+//!
+//! Prints the entries, the seconds and the rate. No directory is made, as in a dry run. THREADS: one a core, at most 4.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pcopy::policy::{Filter, Policy};
+use pcopy::proto::{Direct, Durability, Job, Reflink, Source, Sparse, Tuning};
+use pcopy::scan::{MAX_SCAN_THREADS, Recorded, Roots, Scan, ScanEvent};
+use pcopy::sys::Reading;
+use pcopy::types::RelPath;
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    // `cargo bench` starts this one too, without a tree
+    let Some(dir) = args.next() else { return };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = args.next().map_or(cores.min(MAX_SCAN_THREADS), |n| n.parse().expect("THREADS is a number"));
+    let root = Arc::new(File::open(&dir).unwrap_or_else(|err| panic!("{dir}: {err}")).into());
+    let reading = Reading { follow: false, noatime: true };
+    let roots = Roots {
+        sources: vec![Arc::clone(&root)],
+        destination: root,
+        reading,
+        sync_dirs: false,
+        cached_dirs: 100,
+    };
+    let start = Instant::now();
+    let scan = Scan::start(&Arc::new(job(&dir)), &roots, (None, Recorded::default()), threads, &[]).expect("it starts");
+    let entries: usize = scan.events.iter().map(|event| entries_of(&event)).sum();
+    let seconds = start.elapsed().as_secs_f64();
+    scan.join();
+    println!("{entries} entries, {threads} threads: {seconds:.3} s, {:.0} a second", entries as f64 / seconds);
+}
+
+fn entries_of(event: &ScanEvent) -> usize {
+    match event {
+        ScanEvent::Dir { .. } => 1,
+        ScanEvent::Names { names, .. } => names.len(),
+        ScanEvent::Listed { failure: Some(failure), .. } => panic!("{failure}"),
+        _ => 0,
+    }
+}
+
+fn job(dir: &str) -> Job {
+    let target = RelPath::root();
+    Job {
+        id: 1,
+        abandoned: Vec::new(),
+        sources: vec![Source { dir: dir.into(), single: None, target, file_system: 0 }],
+        destination: b"/nowhere".to_vec(),
+        generation: 1,
+        began: None,
+        state: None,
+        fresh: true,
+        coarse_times: false,
+        tuning: Tuning {
+            range_len: 16 << 20,
+            block_len: 4 << 20,
+            threads: None,
+            direct: Direct::Auto,
+            digest: true,
+            sparse: Sparse::Auto,
+            durability: Durability::None,
+            retries: 0,
+            reflink: Reflink::Never,
+        },
+        policy: Policy { dry_run: true, ..Policy::default() },
+        filter: Filter::default(),
+        one_file_system: false,
+    }
+}
