@@ -22,13 +22,8 @@ fn main() {
     let threads = args.next().map_or(cores.min(MAX_SCAN_THREADS), |n| n.parse().expect("THREADS is a number"));
     let root = Arc::new(File::open(&dir).unwrap_or_else(|err| panic!("{dir}: {err}")).into());
     let reading = Reading { follow: false, noatime: true };
-    let roots = Roots {
-        sources: vec![Arc::clone(&root)],
-        destination: root,
-        reading,
-        sync_dirs: false,
-        cached_dirs: 100,
-    };
+    let roots =
+        Roots { sources: vec![Arc::clone(&root)], destination: root, reading, sync_dirs: false, cached_dirs: 100 };
     let start = Instant::now();
     let scan = Scan::start(&Arc::new(job(&dir)), &roots, (None, Recorded::default()), threads, &[]).expect("it starts");
     let entries: usize = scan.events.iter().map(|event| entries_of(&event)).sum();

@@ -92,12 +92,7 @@ pub(super) fn collect(
 }
 
 /// Passes each entry on, in the order of the paths; those of one path are joined. Returns how many were joined to another.
-fn pass_on(
-    lead: &mut Lead<'_>,
-    merge: &mut Merge<'_>,
-    pipeline: &mut Pipeline,
-    job: &Job,
-) -> Result<u64, LeadError> {
+fn pass_on(lead: &mut Lead<'_>, merge: &mut Merge<'_>, pipeline: &mut Pipeline, job: &Job) -> Result<u64, LeadError> {
     let leaves = job.policy.existing != Existing::Replace;
     let mut joined = 0;
     let (mut encoded, mut next) = (Encoded::default(), Encoded::default());

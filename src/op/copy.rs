@@ -292,7 +292,8 @@ fn run(
                 header: &header,
                 // without it the journals stay, which hold the same
                 base: prepared.new_base(&job).unwrap_or(None),
-                said: (plan.policy.dry_run && config.output == Output::Text).then_some(foreseen as fn(&Record) -> String),
+                said: (plan.policy.dry_run && config.output == Output::Text)
+                    .then_some(foreseen as fn(&Record) -> String),
             };
             drop(acting);
             collect(lead, &job, &recorded.base, target, ended)
