@@ -8,7 +8,7 @@ from .tools import Config
 from .works import IDLE
 
 GIB = 1 << 30
-REFERENCES = ("pcopy", "pcopy-scan")  # what others are compared with; a work has one of them
+REFERENCES = ("pcopy", "pcopy-dry-run")  # what others are compared with; a work has one of them
 
 
 def summarize(runs):

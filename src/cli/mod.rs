@@ -174,7 +174,7 @@ pub struct Cli {
     #[arg(help_heading = HOW, short = 'k', long = "chunksize", visible_alias = "range-size", value_name = "SIZE", default_value = DEFAULT_RANGE_LEN, value_parser = parse_size)]
     range_size: u64,
 
-    /// Bytes of one read or write; rounded up to a multiple of 4 KiB
+    /// Bytes of one read or write, through the page cache at most 512 KiB; rounded up to a multiple of 4 KiB
     #[arg(help_heading = HOW, short = 'b', long = "bufsize", visible_alias = "block-size", value_name = "SIZE", default_value = DEFAULT_BLOCK_LEN, value_parser = parse_size)]
     block_size: u64,
 

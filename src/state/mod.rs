@@ -40,7 +40,8 @@ pub fn temporary_name(job_id: u64, hash: &[u8; 32]) -> Vec<u8> {
 
 /// Whether a name is that of a temporary file, or of the marker, of this job.
 fn is_temporary(name: &[u8], job_id: u64) -> bool {
-    let rest = name.strip_prefix(format!(".pcopy-{job_id:016x}").as_bytes());
+    // nearly every name that is asked about is not even like one
+    let rest = name.strip_prefix(b".pcopy-").and_then(|rest| rest.strip_prefix(format!("{job_id:016x}").as_bytes()));
     rest.is_some_and(|rest| rest == b".here" || (rest.len() == 21 && rest.starts_with(b"-") && rest.ends_with(b".tmp")))
 }
 
