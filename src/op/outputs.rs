@@ -15,7 +15,7 @@ use crate::types::{Record, Stats};
 
 /// Bytes of records in a chunk.
 const CHUNK_LEN: usize = 64 << 10;
-/// Threads that make what is written, at most. Making a line takes about as long as merging and writing it.
+/// Threads that make what is written, at most. Making a line takes three times the instructions of merging its record.
 const MAX_THREADS: usize = 4;
 
 /// What is written of the records, and to where.
