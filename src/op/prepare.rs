@@ -102,7 +102,7 @@ fn prepare_in(
     let (marker, manifest) = match made {
         Ok(made) => made,
         Err(err) => {
-            remove_markers(root, dir, job.id);
+            let _ = remove_markers(root, dir, job.id);
             state.into_iter().for_each(State::release);
             return Err(err);
         }
@@ -136,8 +136,10 @@ fn take_state(
     let waiting =
         |host: &str| notes.push(format!("{}: a run on {host} had the lock; it gave no sign of life", shown(path)));
     let copy = dir.try_clone().map_err(|err| line(path, err))?;
+    // a job's first run has the job's number, and was killed before it could write that down if its marker is there
+    let bury = |run| remove_markers(root, Some(&dir), run);
     // `id` is of this run, whichever job it takes up: unlike any other
-    let lock = Lock::take(copy, id, waiting).map_err(|err| line(path, err))?;
+    let lock = Lock::take(copy, id, waiting, bury).map_err(|err| line(path, err))?;
     match recall(&dir, plan, config, id, started) {
         Ok(recalled) => Ok(State { dir, lock, recalled }),
         Err(err) => {
@@ -196,10 +198,12 @@ fn make_marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Marker, Errno> {
     Ok(Marker { coarse_times: set.is_ok_and(|meta| meta.mtime != time), ctime })
 }
 
-fn remove_markers(root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) {
-    for dir in [Some(root), state].into_iter().flatten() {
-        let _ = remove_file(dir.as_fd(), &marker_name(job_id));
-    }
+fn remove_markers(root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<(), Errno> {
+    let name = marker_name(job_id);
+    [Some(root), state].into_iter().flatten().try_for_each(|dir| match remove_file(dir.as_fd(), &name) {
+        Err(Errno::ENOENT) => Ok(()),
+        removed => removed,
+    })
 }
 
 /// Takes back the directories that [`prepare`] made; what was there before is not empty and stays.
@@ -247,7 +251,7 @@ impl Prepared {
     /// Takes back what was made.
     pub(super) fn undo(self, plan: &Plan, job: &Job) {
         let Some(root) = &self.root else { return };
-        remove_markers(root, self.state.as_ref().map(|state| &state.dir), job.id);
+        let _ = remove_markers(root, self.state.as_ref().map(|state| &state.dir), job.id);
         self.state.into_iter().for_each(State::release);
         take_back_dirs(root, plan);
     }
@@ -260,14 +264,8 @@ impl Prepared {
     /// What failed, and why.
     pub(super) fn begin(&self, plan: &Plan, job: &Job) -> Result<(), Trouble> {
         let Some(root) = &self.root else { return Ok(()) };
-        let marker = marker_name(job.id);
-        let dirs = [Some(root), self.state.as_ref().map(|state| &state.dir)];
-        for dir in dirs.into_iter().flatten() {
-            match remove_file(dir.as_fd(), &marker) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(err) => return Err((escaped(&marker), err.into())),
-            }
-        }
+        let state = self.state.as_ref().map(|state| &state.dir);
+        remove_markers(root, state, job.id).map_err(|err| (escaped(&marker_name(job.id)), err.into()))?;
         let own = self.state.as_ref().map(|state| (&state.dir, state::MANIFEST_NAME));
         let new = self.manifest.as_ref().map(|place| (&place.dir, place.name.as_slice()));
         for (dir, name) in own.into_iter().chain(new) {

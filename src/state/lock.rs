@@ -129,11 +129,17 @@ fn holder(bytes: &[u8]) -> Option<Holder> {
 
 impl Lock {
     /// Takes the lock of a state directory, for the run of this number. `waiting` is called when it has to wait for a sign of
-    /// life of another node's run.
+    /// life of another node's run. `bury` is called with the number of a run that died with the lock, while that still stands
+    /// in it: a crash in between leaves the number for the next run.
     ///
     /// # Errors
-    /// Somebody else has it; a file that cannot be made or written.
-    pub fn take(dir: OwnedFd, run: u64, waiting: impl FnOnce(&str)) -> Result<Self, LockError> {
+    /// Somebody else has it; a file that cannot be made or written; those of `bury`.
+    pub fn take(
+        dir: OwnedFd,
+        run: u64,
+        waiting: impl FnOnce(&str),
+        bury: impl FnOnce(u64) -> Result<(), Errno>,
+    ) -> Result<Self, LockError> {
         let this = Holder::this(run);
         let (file, is_new) = match create_new(dir.as_fd(), NAME, 0o600) {
             Ok(file) => (File::from(file), true),
@@ -156,6 +162,7 @@ impl Lock {
                 // cut off by a crash, or being written
                 None => wait_for_life(&dir, &before)?,
             }
+            holder(&before).map_or(Ok(()), |dead| bury(dead.run))?;
         }
         let written =
             file.write_all_at(&this.bytes(), 0).and_then(|()| file.set_len(LEN as u64)).and_then(|()| file.sync_data());
@@ -250,13 +257,13 @@ mod tests {
     fn one_run_has_it_until_it_is_released() {
         let home = tempfile::tempdir().expect("a directory");
         let dir = || open_root(home.path()).expect("opens");
-        let lock = Lock::take(dir(), 1, |_| {}).expect("free");
-        let Err(LockError::Held(other)) = Lock::take(dir(), 2, |_| {}) else { panic!("taken twice") };
+        let lock = Lock::take(dir(), 1, |_| {}, |_| Ok(())).expect("free");
+        let Err(LockError::Held(other)) = Lock::take(dir(), 2, |_| {}, |_| Ok(())) else { panic!("taken twice") };
         assert_eq!((other.pid, other.run), (std::process::id(), 1));
         assert!(!lock.is_lost());
         lock.release().expect("released");
         assert!(!home.path().join("lock").exists());
-        Lock::take(dir(), 3, |_| {}).expect("free again").release().expect("released");
+        Lock::take(dir(), 3, |_| {}, |_| Ok(())).expect("free again").release().expect("released");
     }
 
     #[test]
@@ -269,11 +276,22 @@ mod tests {
             Holder { boot_id: "another".into(), ..this.clone() },
         ] {
             std::fs::write(home.path().join("lock"), dead.bytes()).expect("written");
-            let lock = Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}).expect("taken over");
+            let mut buried = None;
+            let bury = |run| {
+                // it still is the dead one's
+                assert_eq!(std::fs::read(home.path().join("lock")).expect("there"), dead.bytes());
+                buried = Some(run);
+                Ok(())
+            };
+            let lock = Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}, bury).expect("taken over");
+            assert_eq!(buried, Some(1));
             lock.release().expect("released");
         }
         assert!(started.elapsed() < PATIENCE);
         std::fs::write(home.path().join("lock"), Holder { run: 9, ..this }.bytes()).expect("written");
-        assert!(matches!(Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}), Err(LockError::Held(_))));
+        assert!(matches!(
+            Lock::take(open_root(home.path()).expect("opens"), 2, |_| {}, |_| Ok(())),
+            Err(LockError::Held(_))
+        ));
     }
 }

@@ -1,5 +1,5 @@
-//! A crash of rank 0 between every two steps that change the state directory (issue 4): whatever they are, the same
-//! command then ends with the whole copy. The steps are not listed here: the run tells them, see `support/crash.rs`.
+//! A crash of rank 0 between every two steps that change the copy or the state directory in it: whatever they are, the
+//! same command then ends with the whole copy. The steps are not listed here: the run tells them, see `support/crash.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ fn in_lanes(numbers: impl Iterator<Item = usize> + Send, act: impl Fn(usize, usi
 /// Crashes before a step, which a run of fewer steps than the first does not come to; then runs to the end. Every
 /// objection to what is there then.
 fn crash_and_go_on(crash: &Crash, (first, then): (&Job, &Job), place: &Place, at: usize) -> Vec<String> {
-    let crashed = crash.within(first, &place.state, at).run([&place.src, &place.root]);
+    let crashed = crash.within(first, &place.root, at).run([&place.src, &place.root]);
     let mut found = Vec::new();
     if crashed.code() == Some(0) {
         println!("no step {at}: the run was complete before");
@@ -146,16 +146,19 @@ fn after_a_crash_before_any_step_the_same_command_ends_with_the_whole_copy() {
     let (crash, dir) = (Crash::build(), temp());
     let src = source(&dir.path().join("src"));
     let place = |lane: usize| Place::new(&src, &dir.path().join(format!("dst{lane}")));
-    let steps = steps_of(&crash, &job(), &place(0), &place(0).state);
-    in_order(&steps, &[("open|link|rename", "lock"), ("rename", "job.json")]);
-    in_order(&steps, &[("write", "job.json"), ("fsync|fdatasync", "job.json"), ("rename", "job.json"), ("fsync", "")]);
-    in_order(&steps, &[("rename", "job.json"), ("open", "journal-"), ("write", "journal-"), ("fdatasync", "journal-")]);
-    let sealed = ["manifest.jsonl", "base"];
+    // Those of the data too: the marker that all ranks must see, temporary names, ranges, links.
+    let steps = steps_of(&crash, &job(), &place(0), &place(0).root);
+    let (lock, job_file, journal) = (".pcopy/lock", ".pcopy/job.json", ".pcopy/journal-");
+    in_order(&steps, &[("open|link|rename", lock), ("open", ".pcopy-"), ("unlink", ".pcopy-"), ("rename", job_file)]);
+    let durable = [("write", job_file), ("fsync|fdatasync", job_file), ("rename", job_file), ("fsync", ".pcopy")];
+    in_order(&steps, &durable);
+    in_order(&steps, &[("rename", job_file), ("open", journal), ("write", journal), ("fdatasync", journal)]);
+    let sealed = [".pcopy/manifest.jsonl", ".pcopy/base"];
     for name in sealed {
-        in_order(&steps, &[("fdatasync", "journal-"), ("write", name), ("fsync|fdatasync", name), ("rename", name)]);
-        in_order(&steps, &[("rename", name), ("fsync", ""), ("unlink", "lock")]);
+        in_order(&steps, &[("fdatasync", journal), ("write", name), ("fsync|fdatasync", name), ("rename", name)]);
+        in_order(&steps, &[("rename", name), ("fsync", ".pcopy"), ("unlink", lock)]);
     }
-    in_order(&steps, &[("rename", "base"), ("unlink", "journal-"), ("unlink", "lock")]);
+    in_order(&steps, &[("rename", ".pcopy/base"), ("unlink", journal), ("unlink", lock)]);
     fs::remove_dir_all(&place(0).root).unwrap();
     // Two more than there were: the runs that do not come to them are whole at once.
     in_lanes(1..=steps.len() + 2, |lane, at| {
@@ -163,6 +166,26 @@ fn after_a_crash_before_any_step_the_same_command_ends_with_the_whole_copy() {
         let found = crash_and_go_on(&crash, (&job(), &job()), &place, at);
         fs::remove_dir_all(&place.root).unwrap();
         found
+    });
+}
+
+#[test]
+fn after_two_crashes_before_the_job_is_written_down_the_same_command_ends_with_the_whole_copy() {
+    let (crash, dir) = (Crash::build(), temp());
+    let src = source(&dir.path().join("src"));
+    let place = |lane: usize| Place::new(&src, &dir.path().join(format!("dst{lane}")));
+    let steps = steps_of(&crash, &job(), &place(0), &place(0).root);
+    let written = steps.iter().position(|step| step.is("rename", ".pcopy/job.json")).unwrap();
+    fs::remove_dir_all(&place(0).root).unwrap();
+    // From the marker on: before that the lock may be cut off, which the next run waits ten seconds for.
+    let marker = 1 + steps.iter().position(|step| step.is("open", ".pcopy-")).unwrap();
+    let pairs = (marker..=written).flat_map(|first| (1..=written + 2).map(move |second| first * 100 + second));
+    in_lanes(pairs, |lane, pair| {
+        let place = place(lane);
+        crash.within(&job(), &place.root, pair / 100).run([&place.src, &place.root]);
+        let found = crash_and_go_on(&crash, (&job(), &job()), &place, pair % 100);
+        fs::remove_dir_all(&place.root).unwrap();
+        found.into_iter().map(|words| format!("after one before step {}: {words}", pair / 100)).collect()
     });
 }
 
@@ -186,7 +209,7 @@ fn after_a_crash_of_a_run_of_a_complete_job_the_same_command_ends_with_the_whole
         fs::remove_file(place(lane).root.join("d/large")).unwrap();
     };
     put_back(0);
-    let steps = steps_of(&crash, &job(), &place(0), &place(0).state);
+    let steps = steps_of(&crash, &job(), &place(0), &place(0).root);
     in_lanes(1..=steps.len() + 2, |lane, at| {
         put_back(lane);
         crash_and_go_on(&crash, (&job(), &job()), &place(lane), at)
@@ -199,7 +222,6 @@ fn after_crashes_while_going_on_after_a_crash_the_same_command_ends_with_the_who
     let (crash, dir) = (Crash::build(), temp());
     let src = source(&dir.path().join("src"));
     let place = Place::new(&src, &dir.path().join("dst"));
-    // Here the steps of data count too: temporary names, ranges, links.
     let steps = steps_of(&crash, &job(), &place, &place.root).len();
     for _ in 0..chance::from_environment("PCOPY_CRASHES").unwrap_or(8) {
         fs::remove_dir_all(&place.root).unwrap();
@@ -222,7 +244,7 @@ fn after_a_crash_of_rank_0_of_two_the_same_command_with_other_ranks_ends_with_th
     let src = source(&dir.path().join("src"));
     let place = Place::new(&src, &dir.path().join("dst"));
     let two = Job::ranks(2).options(STEADY);
-    let steps = steps_of(&crash, &two, &place, &place.state).len();
+    let steps = steps_of(&crash, &two, &place, &place.root).len();
     let mut found = Vec::new();
     for at in (1 + chance.index(6)..=steps).step_by(6) {
         fs::remove_dir_all(&place.root).unwrap();

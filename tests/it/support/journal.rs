@@ -108,19 +108,54 @@ pub fn journals(state: &Path) -> Vec<PathBuf> {
 
 /// How many bytes the journals hold, those of earlier runs left out.
 pub fn written(state: &Path, earlier: &BTreeSet<PathBuf>) -> u64 {
-    let own = journals(state).into_iter().filter(|path| !earlier.contains(path));
-    own.map(|path| path.metadata().map_or(0, |meta| meta.len())).sum()
+    own(state, earlier).map(|path| path.metadata().map_or(0, |meta| meta.len())).sum()
+}
+
+/// How many items are in whole groups of them, as the groups tell it: they may be written meanwhile.
+fn recorded(state: &Path, earlier: &BTreeSet<PathBuf>) -> u64 {
+    let of_one = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let (mut count, mut at) = (0, HEADER_LEN);
+        while at + 24 <= bytes.len() {
+            let end = at + 24 + usize::try_from(number(at + 16)).unwrap() + 32;
+            count += if end <= bytes.len() { number(at + 8) } else { 0 };
+            at = end;
+        }
+        count
+    };
+    own(state, earlier).map(of_one).sum()
+}
+
+fn own(state: &Path, earlier: &BTreeSet<PathBuf>) -> impl Iterator<Item = PathBuf> {
+    journals(state).into_iter().filter(|path| !earlier.contains(path))
 }
 
 /// Starts the job and kills every rank once its own journals hold this many bytes.
 #[track_caller]
 pub fn kill_at<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, bytes: u64) {
+    kill_when(job, operands, state, |earlier| written(state, earlier) >= bytes);
+}
+
+/// The same once they hold this many items.
+#[track_caller]
+pub fn kill_at_items<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, items: u64) {
+    kill_when(job, operands, state, |earlier| recorded(state, earlier) >= items);
+}
+
+#[track_caller]
+fn kill_when<S: AsRef<OsStr>>(
+    job: &Job,
+    operands: impl IntoIterator<Item = S>,
+    state: &Path,
+    come: impl Fn(&BTreeSet<PathBuf>) -> bool,
+) {
     let earlier = journals(state).into_iter().collect();
     // so slow that there is a middle, whatever the machine does beside it
     let mut running = job.clone().options(["--limit-rate", "4M"]).start(operands);
-    while written(state, &earlier) < bytes {
+    while !come(&earlier) {
         if !running.goes_on() {
-            panic!("the run ended before {bytes} bytes were in its journals: {}", running.wait().told());
+            panic!("the run ended before enough was in its journals: {}", running.wait().told());
         }
         thread::sleep(Duration::from_millis(2));
     }
