@@ -18,8 +18,8 @@ use ranks::Ranks;
 
 use crate::journal::Partials;
 use crate::proto::{
-    DirBefore, FinishedDir, Known, LargeFile, Listing, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Names,
-    Owned, Report, Returned, Task, TaskResult,
+    DirBefore, FinishedDir, Known, KnownEntry, LargeFile, Listing, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN,
+    Names, Owned, Report, Returned, Task, TaskResult,
 };
 use crate::scan::{DirId, Lent, ScanEvent};
 use crate::types::{Failure, Kind, RelPath, Stats};
@@ -83,6 +83,7 @@ struct Dir {
     open_entries: i64,
     listed: bool,
     before: Option<DirBefore>,
+    recorded: Option<KnownEntry>,
     failure: Option<Failure>,
 }
 
@@ -232,12 +233,13 @@ impl Coordinator {
                 self.queued_len += known_len(&entries);
                 self.known.push_back((dir, entries));
             }
-            ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries } => {
+            ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries } => {
                 self.excluded += excluded;
                 self.retries += retries;
                 let state = self.dir_mut(dir);
                 state.listed = true;
                 state.before = before;
+                state.recorded = recorded;
                 state.failure = failure;
                 state.open_entries += signed(subdirs);
                 self.finish_if_empty(dir);
@@ -339,7 +341,7 @@ impl Coordinator {
                 large::Abandoned::Failed(member) => self.owner_ended(&member, &Owned::Failed),
                 large::Abandoned::Again(member) => self.copy_alone(member),
             },
-            (Purpose::Dirs(ids), TaskResult::Ended) => {
+            (Purpose::Dirs(ids), TaskResult::Dirs { .. }) => {
                 for id in ids {
                     let dir = self.dirs.remove(&id).expect("a directory stays until it has ended");
                     if let Some(parent) = dir.parent {
@@ -379,7 +381,7 @@ impl Coordinator {
         self.listed.push(Elsewhere::Listed { below, left_alone: listing.left_alone.then_some(path) });
         let (failure, subdirs) = (failure.clone(), subdirs.len() as u64);
         let (before, excluded, retries) = (*before, *excluded, *retries);
-        self.scan(ScanEvent::Listed { dir: id, subdirs, excluded, before, failure, retries });
+        self.scan(ScanEvent::Listed { dir: id, subdirs, excluded, before, recorded: None, failure, retries });
         Some(())
     }
 
@@ -569,8 +571,9 @@ impl Coordinator {
         {
             let id = self.finished_dirs.pop_front().expect("there is a front");
             let dir = self.dir_mut(id);
-            len += dir.path.as_bytes().len();
-            dirs.push(FinishedDir { path: dir.path.clone(), before: dir.before, failure: dir.failure.take() });
+            len += dir.path.as_bytes().len() + dir.recorded.as_ref().map_or(0, |entry| entry.record.len());
+            let (recorded, failure) = (dir.recorded.take(), dir.failure.take());
+            dirs.push(FinishedDir { path: dir.path.clone(), before: dir.before, recorded, failure });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -653,6 +656,7 @@ impl Dir {
             open_entries: 0,
             listed: false,
             before: None,
+            recorded: None,
             failure: None,
         }
     }

@@ -122,6 +122,7 @@ impl Simulation {
                 subdirs: children[i],
                 excluded: 0,
                 before: None,
+                recorded: None,
                 failure: failed.then(|| failure(Op::List)),
                 retries: 0,
             });
@@ -303,7 +304,7 @@ impl Simulation {
                 for dir in dirs {
                     self.finish_dir(dir, stats);
                 }
-                TaskResult::Ended
+                TaskResult::Dirs { confirmed: vec![] }
             }
         }
     }
@@ -436,6 +437,7 @@ fn all_ended(work: &Assignment) -> Report {
     let result = |task: &Task| match task {
         Task::Entries { .. } => TaskResult::Returned(vec![]),
         Task::Range { .. } => TaskResult::Range(None),
+        Task::FinishDirs { .. } => TaskResult::Dirs { confirmed: vec![] },
         _ => TaskResult::Ended,
     };
     Report {
@@ -542,7 +544,15 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
     let path = RelPath::root();
     coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path });
     coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"f", Kind::File) });
-    coordinator.scan(ScanEvent::Listed { dir: 0, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 });
+    coordinator.scan(ScanEvent::Listed {
+        dir: 0,
+        subdirs: 0,
+        excluded: 0,
+        before: None,
+        recorded: None,
+        failure: None,
+        retries: 0,
+    });
     coordinator.scan_ended();
     let mut given = Vec::new();
     while let Some(work) = coordinator.next_work() {
@@ -554,6 +564,7 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
                     (TaskResult::Range(None), 0)
                 }
                 Task::FinishFile { .. } => (TaskResult::Owned(Box::new(Owned::Copied(facts(1)))), 1),
+                Task::FinishDirs { .. } => (TaskResult::Dirs { confirmed: vec![] }, 0),
                 _ => (TaskResult::Ended, 0),
             };
             let report = Report {

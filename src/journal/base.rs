@@ -18,7 +18,7 @@ use super::reader::{self, Groups, Trouble};
 use super::writer::write_group;
 use super::{Encoded, GROUP_HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
-use crate::types::{Kind, Outcome, Partial, Record, RelPath, escaped};
+use crate::types::{Outcome, Partial, Record, RelPath, Unkept, escaped};
 
 const NAME: &[u8] = b"base";
 const NEW_NAME: &[u8] = b"base.new";
@@ -310,13 +310,10 @@ impl BaseWriter {
     }
 }
 
-/// Whether a later run can leave an entry as it is: directories are always done again, and so is what failed or was not
-/// pcopy's.
+/// Whether a later run can leave an entry as it is: what failed or was not pcopy's is done again.
 pub fn can_be_left(record: &Record) -> bool {
     match &record.outcome {
-        Outcome::Done(facts) => {
-            record.kind != Kind::Dir && facts.fate.kept().is_none() && !facts.unkept.has(crate::types::Unkept::SPECIAL)
-        }
+        Outcome::Done(facts) => facts.fate.kept().is_none() && !facts.unkept.has(Unkept::SPECIAL),
         Outcome::Failed(_) => false,
     }
 }

@@ -357,7 +357,7 @@ impl<'a> Lead<'a> {
             self.halt_for(coordinator, path, failure);
         }
         for result in &report.results {
-            let TaskResult::Known { confirmed, .. } = result else { continue };
+            let (TaskResult::Known { confirmed, .. } | TaskResult::Dirs { confirmed }) = result else { continue };
             let all_there = confirmed.iter().all(|number| base.confirm(*number).is_some());
             if !all_there {
                 return Err(LeadError::Unexpected(from, "an entry that nobody has recorded"));

@@ -15,7 +15,7 @@ use crate::policy::{Filter, Policy};
 use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, Partial, RelPath, Stats, Temporary, Timestamp};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 6;
+pub const PROTOCOL_VERSION: u8 = 7;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -340,6 +340,8 @@ pub struct FinishedDir {
     pub path: RelPath,
     /// From before it was listed; `None` when it could not be opened.
     pub before: Option<DirBefore>,
+    /// What earlier runs have recorded of it.
+    pub recorded: Option<KnownEntry>,
     /// Why it could not be made, or not be listed to its end.
     pub failure: Option<Failure>,
 }
@@ -391,6 +393,8 @@ pub enum TaskResult {
     Returned(Vec<Returned>),
     /// Of known entries: the numbers of those that are as recorded, and those that need another task.
     Known { confirmed: Vec<u64>, returned: Vec<Returned> },
+    /// Of finished directories: the numbers of those that are as recorded.
+    Dirs { confirmed: Vec<u64> },
     /// Of an owner or of a large file: how it ended, for the links to it.
     Owned(Box<Owned>),
     /// Of a range: its chaining value, if digests are on.

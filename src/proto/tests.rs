@@ -126,8 +126,10 @@ fn task() -> impl Strategy<Value = Task> {
         ),
         (any::<u16>(), prop::collection::vec((path(), prop::option::of(failure())), 0..9)).prop_map(
             |(source, dirs)| {
-                let dirs =
-                    dirs.into_iter().map(|(path, failure)| FinishedDir { path, before: None, failure }).collect();
+                let dirs = dirs
+                    .into_iter()
+                    .map(|(path, failure)| FinishedDir { path, before: None, recorded: None, failure })
+                    .collect();
                 Task::FinishDirs { source, dirs }
             }
         ),
@@ -154,6 +156,7 @@ fn result() -> impl Strategy<Value = TaskResult> {
         Just(TaskResult::Stopped),
         (any::<Vec<u64>>(), prop::collection::vec(returned(), 0..9))
             .prop_map(|(confirmed, returned)| TaskResult::Known { confirmed, returned }),
+        any::<Vec<u64>>().prop_map(|confirmed| TaskResult::Dirs { confirmed }),
         prop::collection::vec(returned(), 0..9).prop_map(TaskResult::Returned),
         facts().prop_map(|facts| TaskResult::Owned(Box::new(Owned::Copied(facts)))),
         Just(TaskResult::Owned(Box::new(Owned::Failed))),
@@ -299,7 +302,7 @@ fn an_oversized_frame_is_refused_on_both_sides() {
 
 #[test]
 fn a_path_that_leaves_the_root_is_refused_in_a_message() {
-    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), before: None, failure: None }];
+    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), before: None, recorded: None, failure: None }];
     let good = Message::Work { id: 1, tasks: vec![Task::FinishDirs { source: 0, dirs }] };
     let frame = good.encode().expect("a small message");
     let at = frame.windows(2).position(|two| two == b"ab").expect("the name is in the frame");

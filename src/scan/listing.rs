@@ -87,7 +87,7 @@ impl Scanner {
         let id = self.shared.new_id();
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
+        self.send(ScanEvent::of_single(id))
     }
 
     /// One entry of a directory; of a directory in it, what is to be listed there.

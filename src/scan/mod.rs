@@ -28,7 +28,7 @@ pub use recorded::Recorded;
 
 use crate::journal::Block;
 use crate::policy::Selection;
-use crate::proto::{DirBefore, Job, Known, Names};
+use crate::proto::{DirBefore, Job, Known, KnownEntry, Names};
 use crate::sys::{Errno, Reading};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
@@ -57,13 +57,14 @@ pub enum ScanEvent {
     Names { dir: DirId, names: Names },
     /// Some of a directory's entries, which earlier runs have recorded or begun.
     Known { dir: DirId, entries: Vec<Known> },
-    /// All of a directory has been seen; `failure` if it could not be. Its times are those from before.
-    /// Operations were tried again so many times.
+    /// All of a directory has been seen; `failure` if it could not be. Its times are those from before; `recorded` is what
+    /// earlier runs have recorded of it. Operations were tried again so many times.
     Listed {
         dir: DirId,
         subdirs: u64,
         excluded: u64,
         before: Option<DirBefore>,
+        recorded: Option<KnownEntry>,
         failure: Option<Failure>,
         retries: u64,
     },
@@ -71,6 +72,13 @@ pub enum ScanEvent {
     StateSkipped { source: u16 },
     /// A directory on another file system than its source, where the user wants one only.
     NotEntered { path: RelPath },
+}
+
+impl ScanEvent {
+    /// The place of a single entry holds nothing else.
+    fn of_single(dir: DirId) -> Self {
+        Self::Listed { dir, subdirs: 0, excluded: 0, before: None, recorded: None, failure: None, retries: 0 }
+    }
 }
 
 /// The scan's threads. They end when everything was listed, and the channel with them.
@@ -268,7 +276,7 @@ impl Scanner {
         };
         self.send(ScanEvent::Single { id, source, path })?;
         self.send(event)?;
-        self.send(ScanEvent::Listed { dir: id, subdirs: 0, excluded: 0, before: None, failure: None, retries: 0 })
+        self.send(ScanEvent::of_single(id))
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
@@ -287,14 +295,14 @@ impl Scanner {
         });
         let (dir, meta, mode_there) = match opened {
             Ok(opened) => opened,
-            Err(failure) => return self.listed(id, (0, 0), None, Some(failure)),
+            Err(failure) => return self.listed(id, (0, 0), None, None, Some(failure)),
         };
         let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
         let before = Some(before);
         let shared = Arc::clone(&self.shared);
         if shared.rooms.leaves_alone(source, &meta) {
             self.send(ScanEvent::NotEntered { path })?;
-            return self.listed(id, (0, 0), before, None);
+            return self.listed(id, (0, 0), before, None, None);
         }
         let top = &shared.rooms.job.sources[usize::from(source)].target;
         let below = path.strip(top).expect("the scan's paths are below their source's target");
@@ -330,7 +338,8 @@ impl Scanner {
         if !known.is_empty() {
             self.send(ScanEvent::Known { dir: id, entries: known })?;
         }
-        self.listed(id, (subdirs, excluded), before, ended.err())
+        let recorded = shared.recorded.record(&path, &mut self.block);
+        self.listed(id, (subdirs, excluded), before, recorded, ended.err())
     }
 
     fn listed(
@@ -338,10 +347,11 @@ impl Scanner {
         dir: DirId,
         (subdirs, excluded): (u64, u64),
         before: Option<DirBefore>,
+        recorded: Option<KnownEntry>,
         failure: Option<Failure>,
     ) -> Result<(), Gone> {
         let retries = std::mem::take(&mut self.lister.retries);
-        self.send(ScanEvent::Listed { dir, subdirs, excluded, before, failure, retries })
+        self.send(ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries })
     }
 
     /// Adds a directory to the stack, or gives it back to be listed at once.

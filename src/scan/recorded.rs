@@ -18,10 +18,18 @@ impl Recorded {
         self.base.is_empty() && self.partials.is_empty()
     }
 
+    /// The record of an entry that was copied; none where it cannot be read.
+    pub(super) fn record(&self, path: &RelPath, block: &mut Block) -> Option<KnownEntry> {
+        if self.base.is_empty() {
+            return None;
+        }
+        let (number, record) = self.base.find(path, block).ok().flatten()?;
+        Some(KnownEntry { number, record: record.into_bytes() })
+    }
+
     /// What is recorded of an entry. One whose record cannot be read is copied again.
     pub(super) fn find(&self, path: &RelPath, name: &[u8], kind: Kind, block: &mut Block) -> Option<Known> {
-        let found = self.base.find(path, block).ok().flatten();
-        let entry = found.map(|(number, record)| KnownEntry { number, record: record.into_bytes() });
+        let entry = self.record(path, block);
         let partial = self.partials.get(path).map(|there| there.partial);
         (entry.is_some() || partial.is_some()).then(|| Known { name: name.to_vec(), kind, entry, partial })
     }

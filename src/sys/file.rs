@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::statvfs;
 use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, unlinkat};
+use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
 
 use super::{Buffer, Meta};
 
@@ -235,6 +235,20 @@ pub fn next_data(fd: BorrowedFd<'_>, from: u64, end: u64) -> Result<(u64, u64), 
     Ok((start, stop.div_ceil(PAGE).saturating_mul(PAGE).min(end)))
 }
 
+/// Whether all of these bytes are in the page cache. No where the kernel cannot tell (before Linux 6.5), or does not tell
+/// this user.
+fn is_cached(fd: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
+    // no function of the C library, but it says nothing of file systems that interception libraries know of; the number is
+    // the same on every architecture
+    const SYS_CACHESTAT: libc::c_long = 451;
+    // cachestat(2): offset and length; pages in the cache, dirty, being written back, evicted, evicted lately
+    let (range, mut found) = ([offset, len as u64], [0_u64; 5]);
+    // SAFETY: the kernel reads two and writes five numbers, which live until it returns
+    let told = unsafe { libc::syscall(SYS_CACHESTAT, fd.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0) };
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|len| u64::try_from(len).ok());
+    told == 0 && page.is_some_and(|page| found[0] >= (len as u64).div_ceil(page))
+}
+
 /// One side of a copy: a file, moved with `O_DIRECT` where that works and through the page cache
 /// for the rest.
 pub struct End {
@@ -246,6 +260,8 @@ struct Direct {
     fd: OwnedFd,
     /// Bytes; offsets and lengths are multiples of it.
     align: usize,
+    /// The file system is this node's own: what its page cache has is what is in the file.
+    is_local: bool,
 }
 
 impl End {
@@ -256,7 +272,8 @@ impl End {
 
     /// A source, with a second, direct descriptor of the same file, opened by its name: DAOS's interception
     /// gives up on a descriptor whose flags are changed. A file system that refuses, or a name
-    /// that leads elsewhere by now, leaves the page cache.
+    /// that leads elsewhere by now, leaves the page cache; so does what that has already: reading it shows nothing of the
+    /// disk.
     pub fn direct_source(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Self {
         Self::direct(plain, how.open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECT | FILE_FLAGS))
     }
@@ -270,7 +287,8 @@ impl End {
         let direct = direct.ok().and_then(|fd| {
             let align = direct_alignment(fd.as_fd())?;
             let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
-            ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align })
+            let is_local = syncfs_reaches(fd.as_fd()).unwrap_or(false);
+            ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align, is_local })
         });
         Self { plain, direct }
     }
@@ -292,7 +310,10 @@ impl End {
     /// Those of pread(2); interruptions and short reads are handled here.
     pub fn read(&mut self, buffer: &mut Buffer, len: usize, offset: u64) -> Result<usize, Errno> {
         let mut got = 0;
-        if let Some(direct) = self.direct.as_ref().filter(|direct| is_aligned(offset, direct.align)) {
+        // what is in memory is not read from the disk again, nor written to it first because nobody has yet
+        let from_memory = |direct: &Direct| direct.is_local && is_cached(self.plain.as_fd(), offset, len);
+        let usable = |direct: &&Direct| is_aligned(offset, direct.align) && !from_memory(direct);
+        if let Some(direct) = self.direct.as_ref().filter(usable) {
             let (fd, align) = (&direct.fd, direct.align);
             let whole = len.next_multiple_of(align);
             while got < len && got.is_multiple_of(align) {
@@ -401,6 +422,23 @@ mod tests {
 
     use super::*;
     use crate::sys::open_root;
+
+    #[test]
+    fn what_is_in_the_page_cache_is_told_from_what_is_not() {
+        // on a disk: a file system in memory is nothing but page cache
+        let base = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+        let dir = open_root(base.path()).expect("opens");
+        fs::write(base.path().join("a"), [1; 3 * 4096 + 1]).expect("written");
+        let file = open_read(dir.as_fd(), b"a", Reading::default()).expect("opens");
+        if direct_alignment(file.as_fd()).is_none() || !is_cached(file.as_fd(), 0, 3 * 4096 + 1) {
+            println!("SKIP: no disk here, or a kernel that does not tell what is in the page cache");
+            return;
+        }
+        assert!(is_cached(file.as_fd(), 4096, 4096) && !is_cached(file.as_fd(), 4096, 5 * 4096));
+        sync_file(file.as_fd()).expect("synced");
+        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
+        assert!(!is_cached(file.as_fd(), 0, 3 * 4096 + 1));
+    }
 
     #[test]
     fn every_length_around_a_page_is_exact_directly_and_buffered() {

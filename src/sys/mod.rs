@@ -2,7 +2,8 @@
 //!
 //! Interception libraries (DAOS's libioil and libpil4dfs) replace those symbols by LD_PRELOAD, so
 //! nothing here calls the kernel directly, and file data is read and written by calls that they know, or shared
-//! (`share`), which is for file systems that they do not intercept. copy_file_range gained nothing.
+//! (`share`), which is for file systems that they do not intercept; so is the one call without a symbol (`is_cached` in
+//! `file`). copy_file_range gained nothing.
 //! Every name is relative to an open directory and never follows a symbolic link. Errors are bare
 //! errnos; the layer above says on which path and side.
 

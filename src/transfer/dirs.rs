@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::known::{Earlier, is_recorded_dir};
 use super::{At, DEST, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
 use crate::state::remove_temporaries;
@@ -12,10 +13,17 @@ use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
 impl Mover {
     /// Ends directories, in the order given.
     pub(super) fn finish_dirs(&mut self, source: u16, dirs: Vec<FinishedDir>) -> TaskResult {
+        let mut confirmed = Vec::new();
         for dir in dirs {
             if self.is_halting() {
                 self.task.broken_off = true;
                 break;
+            }
+            let earlier = dir.recorded.as_ref().filter(|_| dir.failure.is_none()).and_then(Earlier::of);
+            if let Some(earlier) = earlier.filter(|earlier| self.is_as_recorded(source, &dir, earlier)) {
+                confirmed.push(earlier.number);
+                self.confirm(dir.path, earlier);
+                continue;
             }
             let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
             // never twice: a second fsync does not tell what the first one lost
@@ -28,7 +36,21 @@ impl Mover {
                 (None, Ok(facts)) => self.end(dir.path, Kind::Dir, Outcome::Done(facts)),
             }
         }
-        TaskResult::Ended
+        TaskResult::Dirs { confirmed }
+    }
+
+    /// Whether nothing is to be done for a directory that a run before this one has ended. Where that run did not come to
+    /// its own end, it may have left something in there all the same.
+    fn is_as_recorded(&mut self, source: u16, dir: &FinishedDir, earlier: &Earlier) -> bool {
+        if self.job.began.is_some() || !self.job.abandoned.is_empty() {
+            return false;
+        }
+        // looked at from above, where its neighbours are too; what fails here, who sets the metadata will tell
+        let Some((above, name)) = dir.path.split() else { return false };
+        let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(&above)) else { return false };
+        let Ok(from) = self.source_handle((from.as_fd(), name)).meta() else { return false };
+        let Ok(there) = Meta::at(to.as_fd(), name) else { return false };
+        !has_changed(dir.before, &from) && is_recorded_dir(&from, &there, earlier)
     }
 
     fn finish_dir(
@@ -51,8 +73,7 @@ impl Mover {
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
             handle.set_mode(mode).at(Op::Chmod, DEST)?;
         }
-        // what came or went since it was listed may not be in the copy
-        if before.is_some_and(|before| (before.mtime, before.ctime) != (meta.mtime, meta.ctime)) {
+        if has_changed(before, &meta) {
             return Err(Failure::CHANGED);
         }
         Ok((kept.facts(None), to))
@@ -67,4 +88,9 @@ impl Mover {
         }
         remove_temporaries(dir, &self.job)
     }
+}
+
+/// Whether a directory is another one than before it was listed: what came or went meanwhile may not be in the copy.
+fn has_changed(before: Option<DirBefore>, now: &Meta) -> bool {
+    before.is_some_and(|before| (before.mtime, before.ctime) != (now.mtime, now.ctime))
 }

@@ -42,7 +42,7 @@ impl Mover {
             }
             Task::FinishDirs { source, dirs } => {
                 dirs.into_iter().for_each(|dir| self.foresee_dir(source, dir));
-                TaskResult::Ended
+                TaskResult::Dirs { confirmed: Vec::new() }
             }
             Task::Range { .. } | Task::FinishFile { .. } | Task::Abandon { .. } | Task::Known { .. } => {
                 unreachable!("a dry run hands no file back for its size, and knows of no earlier run")

@@ -55,10 +55,7 @@ impl Mover {
             return Ok(Checked::Copy { ours });
         }
         let facts = &entry.facts;
-        let keeps = |kind, same: bool| same || facts.unkept.has(kind);
-        let as_recorded = from.ctime == facts.ctime
-            && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
-            && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode);
+        let as_recorded = has_recorded_metadata(&from, &there, entry);
         // what is changed in place is changed under all of its names: some may be another file's by now, or somebody's snapshot
         if !as_recorded && there.nlink > 1 {
             return Ok(Checked::Copy { ours });
@@ -79,8 +76,7 @@ impl Mover {
     /// Whether what is at the destination is what was recorded.
     fn is_recorded_copy(&self, place: &Place, there: &Meta, entry: &Earlier) -> Result<bool, Failure> {
         let Earlier { kind, facts, .. } = entry;
-        let same = there.kind == Some(*kind) && there.mtime == facts.mtime_there.unwrap_or(facts.mtime);
-        Ok(same
+        Ok(has_recorded_times(there, entry)
             && match kind {
                 Kind::File => there.size == facts.size,
                 Kind::Symlink => {
@@ -122,6 +118,25 @@ impl Mover {
         let outcome = Outcome::Done(entry.facts);
         self.task.records.count_resumed(&Record { path, kind: entry.kind, outcome });
     }
+}
+
+/// Whether nothing of the source's metadata was changed since it was copied, and owner and mode of the copy neither.
+fn has_recorded_metadata(from: &Meta, there: &Meta, entry: &Earlier) -> bool {
+    let facts = &entry.facts;
+    let keeps = |kind, same: bool| same || facts.unkept.has(kind);
+    from.ctime == facts.ctime
+        && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
+        && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode)
+}
+
+/// Whether a directory is on both sides as its record says: nothing in it came, went or has another name.
+pub(super) fn is_recorded_dir(from: &Meta, there: &Meta, entry: &Earlier) -> bool {
+    is_recorded_source(from, entry) && has_recorded_times(there, entry) && has_recorded_metadata(from, there, entry)
+}
+
+/// Whether the copy is of the kind that was recorded, and was not written since.
+fn has_recorded_times(there: &Meta, Earlier { kind, facts, .. }: &Earlier) -> bool {
+    there.kind == Some(*kind) && there.mtime == facts.mtime_there.unwrap_or(facts.mtime)
 }
 
 /// Whether the source has the data that was copied.

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::support::chance::{self, Chance};
 use crate::support::journal::kill_at;
+use crate::support::listing::{Listing, assert_untouched, listing};
 use crate::support::manifest::{self, Expect};
 use crate::support::oracle::{self, Aspects};
 use crate::support::resumed::{Case, both, bytes_of, job, number};
+use crate::support::sys;
 use crate::support::told;
 use crate::support::tree::{self, chmod, noise, noise_file, raw, set_times, temp, write};
 use crate::support::whole::{Place, unfinished};
@@ -89,6 +91,39 @@ fn what_changed_at_the_destination_meanwhile_is_copied_again() {
         let outcome = case.completes(&job(3));
         assert!(number(&told::json(&outcome), "bytes_moved") < bytes_of(src), "{}", outcome.told());
     }
+}
+
+#[test]
+fn of_directories_those_that_changed_are_done_again_and_no_others() {
+    let case = Case::complete(2);
+    let (src, dst) = (&case.place.src, &case.place.root);
+    chmod(&src.join("d001"), 0o751);
+    sys::set_xattr(&src.join("d002"), "user.new", b"value").unwrap();
+    set_times(&src.join("d003"), (5, 0), (6, 7));
+    fs::remove_file(src.join("d004/f0000")).unwrap();
+    fs::remove_file(dst.join("d004/f0000")).unwrap();
+    noise_file(&src.join("d005/new"), 10);
+    chmod(&dst.join("d006"), 0o711);
+    chmod(&dst.join("d007"), 0o500);
+    set_times(&dst.join("d008"), (5, 0), (6, 7));
+    fs::remove_file(dst.join("d009/f0000")).unwrap();
+    fs::remove_dir_all(dst.join("d010")).unwrap();
+    let changed: Vec<_> = (1..=10).map(|n| format!("d{n:03}").into_bytes()).collect();
+    // The marker that all ranks look for is made in the top.
+    let others = || -> Listing {
+        let others = listing(dst).into_iter().filter(|(path, _)| raw(dst, path).symlink_metadata().unwrap().is_dir());
+        let is_other =
+            |path: &[u8]| !path.is_empty() && !path.starts_with(b".pcopy") && !changed.contains(&path.to_vec());
+        others.filter(|(path, _)| is_other(path)).collect()
+    };
+    let before = others();
+    assert_eq!(before.len(), 16, "{before:?}");
+    let outcome = case.again(&job(2));
+    assert_untouched(&before, &others(), &outcome.told());
+    case.place.assert_whole(&job(2), &outcome);
+    // Each is counted once, whichever way it went.
+    let dirs = oracle::walk(src).values().filter(|node| node.kind == oracle::Kind::Dir).count();
+    assert_eq!(number(&told::json(&outcome), "dirs"), u64::try_from(dirs).unwrap(), "{}", outcome.told());
 }
 
 #[test]

@@ -278,7 +278,15 @@ impl Scanner {
         self.stack.extend(subdirs.rev().map(|sub| (sub, path.join(&name_of_dir(sub)))));
         let time = identity(0).mtime;
         let before = DirBefore { atime: time, mtime: time, ctime: time, mode_there: None };
-        ScanEvent::Listed { dir, subdirs: count, excluded: 0, before: Some(before), failure: None, retries: 0 }
+        ScanEvent::Listed {
+            dir,
+            subdirs: count,
+            excluded: 0,
+            before: Some(before),
+            recorded: None,
+            failure: None,
+            retries: 0,
+        }
     }
 
     fn known(&self, dir: u64, index: u64) -> Known {

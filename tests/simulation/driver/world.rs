@@ -275,7 +275,7 @@ impl World {
                 for dir in &dirs {
                     self.finish_dir(dir, report);
                 }
-                TaskResult::Ended
+                TaskResult::Dirs { confirmed: Vec::new() }
             }
         }
     }
