@@ -213,7 +213,8 @@ pub enum Reflink {
 /// When files are read and written with `O_DIRECT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Direct {
-    /// Files of at least 1 MiB, where the file system allows it.
+    /// Files of at least 1 MiB, where the file system allows it; what a file system of the node's own has in memory is read
+    /// from there.
     Auto,
     /// Every file, where the file system allows it.
     Always,

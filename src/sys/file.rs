@@ -260,8 +260,8 @@ struct Direct {
     fd: OwnedFd,
     /// Bytes; offsets and lengths are multiples of it.
     align: usize,
-    /// The file system is this node's own: what its page cache has is what is in the file.
-    is_local: bool,
+    /// What the page cache has is read from there.
+    prefers_cache: bool,
 }
 
 impl End {
@@ -272,8 +272,7 @@ impl End {
 
     /// A source, with a second, direct descriptor of the same file, opened by its name: DAOS's interception
     /// gives up on a descriptor whose flags are changed. A file system that refuses, or a name
-    /// that leads elsewhere by now, leaves the page cache; so does what that has already: reading it shows nothing of the
-    /// disk.
+    /// that leads elsewhere by now, leaves the page cache.
     pub fn direct_source(plain: OwnedFd, dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Self {
         Self::direct(plain, how.open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECT | FILE_FLAGS))
     }
@@ -287,10 +286,18 @@ impl End {
         let direct = direct.ok().and_then(|fd| {
             let align = direct_alignment(fd.as_fd())?;
             let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
-            let is_local = syncfs_reaches(fd.as_fd()).unwrap_or(false);
-            ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align, is_local })
+            ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align, prefers_cache: false })
         });
         Self { plain, direct }
+    }
+
+    /// Reads blocks that are in memory from there and not from the disk, nor makes the kernel write them there first; where
+    /// the file system is this node's own, so that they are what is in the file.
+    pub fn preferring_cache(mut self) -> Self {
+        if let Some(direct) = &mut self.direct {
+            direct.prefers_cache = syncfs_reaches(direct.fd.as_fd()).unwrap_or(false);
+        }
+        self
     }
 
     /// Whether whole blocks go past the page cache, as far as is known by now.
@@ -310,8 +317,7 @@ impl End {
     /// Those of pread(2); interruptions and short reads are handled here.
     pub fn read(&mut self, buffer: &mut Buffer, len: usize, offset: u64) -> Result<usize, Errno> {
         let mut got = 0;
-        // what is in memory is not read from the disk again, nor written to it first because nobody has yet
-        let from_memory = |direct: &Direct| direct.is_local && is_cached(self.plain.as_fd(), offset, len);
+        let from_memory = |direct: &Direct| direct.prefers_cache && is_cached(self.plain.as_fd(), offset, len);
         let usable = |direct: &&Direct| is_aligned(offset, direct.align) && !from_memory(direct);
         if let Some(direct) = self.direct.as_ref().filter(usable) {
             let (fd, align) = (&direct.fd, direct.align);

@@ -52,6 +52,7 @@ impl<'a> Pair<'a> {
         let (from, to) = if mover.wants_direct(meta.size) {
             let (dir, name) = place.source();
             let from = End::direct_source(from, dir, name, mover.reading);
+            let from = if mover.job.tuning.direct == Direct::Auto { from.preferring_cache() } else { from };
             (from, End::direct_destination(to, place.dest(), made))
         } else {
             (End::buffered(from), End::buffered(to))

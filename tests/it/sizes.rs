@@ -1,13 +1,16 @@
 //! Files of every awkward size are exact, with the digests of `b3sum`, on every file system, in
 //! every mode of direct I/O (issue 2, items 3 and 4).
 
+use std::fs::{self, File};
 use std::path::Path;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::support::copy::{Copied, copy_exactly};
 use crate::support::fuse::{Faults, FuseMount};
 use crate::support::launch::Job;
 use crate::support::mounts::{FileSystem, Mount};
-use crate::support::skip::need;
+use crate::support::skip::{Missing, need};
 use crate::support::tree::{self, KIB, noise_file, temp};
 
 const MODES: [&str; 3] = ["--direct=auto", "--direct=always", "--direct=never"];
@@ -133,4 +136,46 @@ fn a_file_of_many_ranges_is_exact_with_the_default_block_size() {
     tree::age(&src);
     copy_exactly(&Job::ranks(4).options(["-k", "1M"]), &src, &dir.path().join("ranges"));
     copy_exactly(&Job::ranks(2), &src, &dir.path().join("defaults"));
+}
+
+/// Sectors of 512 bytes that were read from the device of a mounted file system.
+fn sectors_read(at: &Path) -> u64 {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(1) == at.to_str()).unwrap();
+    let device = Path::new(line.split(' ').next().unwrap()).file_name().unwrap().to_str().unwrap();
+    // Documentation/block/stat.rst: the third field
+    let stat = fs::read_to_string(format!("/sys/block/{device}/stat")).unwrap();
+    stat.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+fn tells_what_is_in_memory() -> Result<(), Missing> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map_while(|word| word.parse::<u32>().ok());
+    let told = (numbers.next(), numbers.next()) >= (Some(6), Some(5));
+    if told { Ok(()) } else { Err(Missing::new(format!("Linux {} has no cachestat", release.trim()))) }
+}
+
+#[test]
+fn what_a_local_file_system_has_in_memory_is_not_read_from_its_disk() {
+    need!(tells_what_is_in_memory());
+    let (mount, dir) = (need!(Mount::new(FileSystem::Ext4, 128)), temp());
+    let (src, len) = (mount.path().join("src"), 8 << 20);
+    noise_file(&src.join("file"), len);
+    tree::age(&src);
+    let sectors = u64::try_from(len).unwrap() / 512;
+    let read_by = |mode: &str, to: &str| {
+        let before = sectors_read(mount.path());
+        copy_exactly(&Job::ranks(2).options(["-k", "2M", "-b", "1M", mode]), &src, &dir.path().join(to));
+        sectors_read(mount.path()) - before
+    };
+    // a directory's block or two may be
+    let warm = read_by("--direct=auto", "warm");
+    assert!(warm < sectors / 16, "{warm} of {sectors} sectors were read");
+    let always = read_by("--direct=always", "always");
+    assert!(always >= sectors, "{always} of {sectors} sectors were read");
+    let file = File::open(src.join("file")).unwrap();
+    file.sync_all().unwrap();
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    let cold = read_by("--direct=auto", "cold");
+    assert!(cold >= sectors, "{cold} of {sectors} sectors were read");
 }
