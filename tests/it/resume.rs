@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::interception::Shim;
-use crate::support::journal::kill_at;
+use crate::support::journal::{kill_at, kill_at_items};
 use crate::support::launch::Job;
 use crate::support::listing::assert_untouched;
 use crate::support::manifest::{self, Expect};
@@ -88,7 +88,7 @@ fn a_complete_copy_that_is_run_again_reads_and_writes_nothing() {
 fn a_copy_that_is_killed_many_times_moves_on_each_time() {
     let case = Case::killed(1);
     for ranks in [2, 1, 3] {
-        kill_at(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 8_000);
+        kill_at_items(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 60);
         assert!(!case.place.state.join("manifest.jsonl").exists());
     }
     let outcome = case.completes(&job(2));
@@ -211,7 +211,7 @@ fn with_a_state_directory_elsewhere_nothing_but_the_copy_is_in_the_copy() {
     let place = Place { state: elsewhere.clone(), ..case.place.clone() };
     let job = |ranks| self::job(ranks).options(["--state-dir"]).options([&elsewhere]);
     let operands = [&place.src, &place.root];
-    kill_at(&job(2), operands, &place.state, 20_000);
+    kill_at_items(&job(2), operands, &place.state, 150);
     assert!(!place.root.join(".pcopy").exists());
     for ranks in [3, 1] {
         let outcome = place.complete(&job(ranks), operands);
