@@ -182,8 +182,8 @@ pub struct Cli {
     #[arg(help_heading = HOW, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
 
-    /// When to read and write past the page cache (O_DIRECT): files of 1 MiB and more, but for what a local file system
-    /// has in memory already (auto), all (without a word), or none; where a file system refuses, the page cache is used
+    /// When to read and write past the page cache (O_DIRECT): files of 1 MiB and more, but for what ext4, XFS or btrfs
+    /// have in memory already (auto), all (without a word), or none; where a file system refuses, the page cache is used
     #[arg(help_heading = HOW, short = 's', long, visible_alias = "synchronous", value_enum, value_name = "WHEN", default_value = "auto")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     direct: Direct,

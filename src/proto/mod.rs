@@ -213,8 +213,8 @@ pub enum Reflink {
 /// When files are read and written with `O_DIRECT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Direct {
-    /// Files of at least 1 MiB, where the file system allows it; what a file system of the node's own has in memory is read
-    /// from there.
+    /// Files of at least 1 MiB, where the file system allows it; what ext4, XFS or btrfs have in memory is read from
+    /// there.
     Auto,
     /// Every file, where the file system allows it.
     Always,
@@ -341,7 +341,7 @@ pub struct FinishedDir {
     pub path: RelPath,
     /// From before it was listed; `None` when it could not be opened.
     pub before: Option<DirBefore>,
-    /// What earlier runs have recorded of it.
+    /// What earlier runs have recorded of it, where it may be left as it is.
     pub recorded: Option<KnownEntry>,
     /// Why it could not be made, or not be listed to its end.
     pub failure: Option<Failure>,

@@ -58,7 +58,7 @@ pub enum ScanEvent {
     /// Some of a directory's entries, which earlier runs have recorded or begun.
     Known { dir: DirId, entries: Vec<Known> },
     /// All of a directory has been seen; `failure` if it could not be. Its times are those from before; `recorded` is what
-    /// earlier runs have recorded of it. Operations were tried again so many times.
+    /// earlier runs have recorded of it, where it may be left as it is. Operations were tried again so many times.
     Listed {
         dir: DirId,
         subdirs: u64,
@@ -338,7 +338,10 @@ impl Scanner {
         if !known.is_empty() {
             self.send(ScanEvent::Known { dir: id, entries: known })?;
         }
-        let recorded = shared.recorded.record(&path, &mut self.block);
+        // a run that did not come to its end may have left something in a directory that another one had ended
+        let job = &shared.rooms.job;
+        let can_be_left = ended.is_ok() && job.began.is_none() && job.abandoned.is_empty();
+        let recorded = can_be_left.then(|| shared.recorded.record(&path, &mut self.block)).flatten();
         self.listed(id, (subdirs, excluded), before, recorded, ended.err())
     }
 

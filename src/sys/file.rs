@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::statvfs;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
@@ -235,7 +235,7 @@ pub fn next_data(fd: BorrowedFd<'_>, from: u64, end: u64) -> Result<(u64, u64), 
     Ok((start, stop.div_ceil(PAGE).saturating_mul(PAGE).min(end)))
 }
 
-/// Whether all of these bytes are in the page cache. No where the kernel cannot tell (before Linux 6.5), or does not tell
+/// Whether all of these bytes, from the start of a page, are in the page cache. No where the kernel cannot tell (before Linux 6.5), or does not tell
 /// this user.
 fn is_cached(fd: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
     // no function of the C library, but it says nothing of file systems that interception libraries know of; the number is
@@ -291,11 +291,12 @@ impl End {
         Self { plain, direct }
     }
 
-    /// Reads blocks that are in memory from there and not from the disk, nor makes the kernel write them there first; where
-    /// the file system is this node's own, so that they are what is in the file.
+    /// Reads blocks that are in memory from there and not from the disk, nor makes the kernel write them there first: on
+    /// file systems of this node alone, where what is in memory is what is in the file. Shows nothing of the disk.
     pub fn preferring_cache(mut self) -> Self {
+        const LOCAL: [FsType; 3] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
         if let Some(direct) = &mut self.direct {
-            direct.prefers_cache = syncfs_reaches(direct.fd.as_fd()).unwrap_or(false);
+            direct.prefers_cache = fstatfs(&direct.fd).is_ok_and(|fs| LOCAL.contains(&fs.filesystem_type()));
         }
         self
     }

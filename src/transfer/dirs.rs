@@ -19,7 +19,7 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
-            let earlier = dir.recorded.as_ref().filter(|_| dir.failure.is_none()).and_then(Earlier::of);
+            let earlier = dir.recorded.as_ref().and_then(Earlier::of);
             if let Some(earlier) = earlier.filter(|earlier| self.is_as_recorded(source, &dir, earlier)) {
                 confirmed.push(earlier.number);
                 self.confirm(dir.path, earlier);
@@ -39,12 +39,8 @@ impl Mover {
         TaskResult::Dirs { confirmed }
     }
 
-    /// Whether nothing is to be done for a directory that a run before this one has ended. Where that run did not come to
-    /// its own end, it may have left something in there all the same.
+    /// Whether nothing is to be done for a directory that an earlier run has ended.
     fn is_as_recorded(&mut self, source: u16, dir: &FinishedDir, earlier: &Earlier) -> bool {
-        if self.job.began.is_some() || !self.job.abandoned.is_empty() {
-            return false;
-        }
         // looked at from above, where its neighbours are too; what fails here, who sets the metadata will tell
         let Some((above, name)) = dir.path.split() else { return false };
         let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(&above)) else { return false };
