@@ -19,10 +19,10 @@ fn the_journals_of_a_killed_run_name_only_what_is_there_complete() {
     let dir = temp();
     let src = tree::small_files(&dir.path().join("src"), 150, 100);
     noise_file(&src.join("large"), 3_000_000);
-    for (ranks, bytes) in [(1, 5_000), (3, 200_000), (2, 600_000)] {
+    for (ranks, items) in [(1, 50), (3, 1_800), (2, 5_400)] {
         let dst = dir.path().join(format!("np{ranks}"));
         let job = Job::ranks(ranks).options(["-k", "64K", "--checkpoint-interval", "20ms", "--threads", "1"]);
-        kill_at(&job, [&src, &dst], &dst.join(".pcopy"), bytes);
+        kill_at(&job, [&src, &dst], &dst.join(".pcopy"), items);
         assert!(!dst.join(".pcopy/manifest.jsonl").exists());
         let files = journals(&dst);
         assert!((1..=ranks).contains(&files.len()), "{files:?}");

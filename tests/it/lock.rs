@@ -29,7 +29,7 @@ fn killed() -> (TempDir, Place) {
     let dir = temp();
     let src = tree::small_files(&dir.path().join("src"), 20, 60);
     let place = Place::new(&src, &dir.path().join("dst"));
-    kill_at(&job(2), [&place.src, &place.root], &place.state, 5_000);
+    kill_at(&job(2), [&place.src, &place.root], &place.state, 40);
     assert!(lock(&place).exists(), "a killed run leaves its lock");
     (dir, place)
 }

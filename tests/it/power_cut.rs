@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::chance::{self, Chance};
 use crate::support::crash::Crash;
 use crate::support::fuse::{Faults, FuseMount};
-use crate::support::journal::{copied_paths, journals, kill_at_items};
+use crate::support::journal::{copied_paths, journals, kill_at};
 use crate::support::launch::{Job, Outcome};
 use crate::support::oracle::{self, show};
 use crate::support::skip::{Missing, need};
@@ -104,7 +104,7 @@ fn what_the_journals_say_is_there_survives_power_cuts_and_the_copy_goes_on_from_
         }
         for _ in 0..chance.of(1..=3) {
             let ranks = *chance.one(&[1, 2, 4]);
-            kill_at_items(&job(ranks), [&place.src.join(""), &place.root], &place.state, chance.of(30..=90));
+            kill_at(&job(ranks), [&place.src.join(""), &place.root], &place.state, chance.of(30..=90));
             fuse.cut_power();
             survived += claims_hold(&place);
             need!(fuse.restore_power());

@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::interception::Shim;
-use crate::support::journal::{kill_at, kill_at_items};
+use crate::support::journal::kill_at;
 use crate::support::launch::Job;
 use crate::support::listing::assert_untouched;
 use crate::support::manifest::{self, Expect};
@@ -88,7 +88,7 @@ fn a_complete_copy_that_is_run_again_reads_and_writes_nothing() {
 fn a_copy_that_is_killed_many_times_moves_on_each_time() {
     let case = Case::killed(1);
     for ranks in [2, 1, 3] {
-        kill_at_items(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 60);
+        kill_at(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 60);
         assert!(!case.place.state.join("manifest.jsonl").exists());
     }
     let outcome = case.completes(&job(2));
@@ -132,7 +132,7 @@ fn a_copy_that_is_run_again_lands_where_it_did() {
             };
             let place = Place::new(&src, &if matches!(form, Form::Exists) { dst.join("src") } else { dst });
             if killed {
-                kill_at(&job(2), &operands, &place.state, 5_000);
+                kill_at(&job(2), &operands, &place.state, 40);
             } else {
                 place.complete(&job(2), &operands);
             }
@@ -180,7 +180,7 @@ fn several_sources_go_on_side_by_side() {
         let operands = || sources.iter().chain([&single, &dst]);
         let state = dst.join(".pcopy");
         if killed {
-            kill_at(&job(2), operands(), &state, 5_000);
+            kill_at(&job(2), operands(), &state, 40);
         } else {
             job(2).run(operands()).assert_code(0);
         }
@@ -211,7 +211,7 @@ fn with_a_state_directory_elsewhere_nothing_but_the_copy_is_in_the_copy() {
     let place = Place { state: elsewhere.clone(), ..case.place.clone() };
     let job = |ranks| self::job(ranks).options(["--state-dir"]).options([&elsewhere]);
     let operands = [&place.src, &place.root];
-    kill_at_items(&job(2), operands, &place.state, 150);
+    kill_at(&job(2), operands, &place.state, 150);
     assert!(!place.root.join(".pcopy").exists());
     for ranks in [3, 1] {
         let outcome = place.complete(&job(ranks), operands);
@@ -226,7 +226,7 @@ fn a_manifest_elsewhere_leaves_the_state_where_it_was() {
     let case = Case::new();
     let file = case.place.src.with_file_name("m.jsonl");
     let job = |ranks| self::job(ranks).options(["--manifest"]).options([&file]);
-    kill_at(&job(2), [&case.place.src, &case.place.root], &case.place.state, 20_000);
+    kill_at(&job(2), [&case.place.src, &case.place.root], &case.place.state, 150);
     let outcome = case.again(&job(3));
     outcome.assert_code(0);
     oracle::assert_same(&case.place.src, &case.place.root, Aspects::ALL);
@@ -263,8 +263,8 @@ fn manifest_and_totals_after_kills_are_those_of_a_run_that_was_not_disturbed() {
     let undisturbed = Place::new(&src, &dir.path().join("undisturbed"));
     let expected = run(&undisturbed, 2);
     let killed = Place::new(&src, &dir.path().join("killed"));
-    for (ranks, bytes) in [(2, 15_000), (1, 10_000), (4, 20_000)] {
-        kill_at(&job(ranks), [&killed.src, &killed.root], &killed.state, bytes);
+    for (ranks, items) in [(2, 130), (1, 90), (4, 180)] {
+        kill_at(&job(ranks), [&killed.src, &killed.root], &killed.state, items);
     }
     // To the end, and once more when it is complete.
     for ranks in [3, 2] {

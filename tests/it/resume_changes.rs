@@ -167,7 +167,7 @@ fn hard_links_are_the_same_after_kills() {
         let place = Place::new(&src, &dir.path().join("dst"));
         for _ in 0..chance.of(1..=3) {
             let ranks = *chance.one(&[1, 2, 4]);
-            kill_at(&job(ranks), [&place.src, &place.root], &place.state, chance.of(100..=20_000));
+            kill_at(&job(ranks), [&place.src, &place.root], &place.state, chance.of(1..=180));
         }
         for ranks in [*chance.one(&[1, 2, 4]), 2] {
             place.complete(&job(ranks), [&place.src, &place.root]);
@@ -208,8 +208,8 @@ fn what_is_to_be_left_is_left_and_nothing_half_written_is() {
         let job = |ranks| self::job(ranks).options([option]);
         let operands = [&src.join(""), &dst];
         let state = dst.join(".pcopy");
-        for (ranks, bytes) in [(2, 4_000), (3, 10_000), (1, 6_000)] {
-            kill_at(&job(ranks), operands, &state, bytes);
+        for (ranks, items) in [(2, 30), (3, 90), (1, 50)] {
+            kill_at(&job(ranks), operands, &state, items);
         }
         let outcome = job(2).run(operands);
         outcome.assert_code(0);

@@ -135,7 +135,7 @@ fn what_is_left_of_a_large_file_in_a_directory_that_has_another_name_now_is_remo
     let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));
     fs::create_dir_all(src.join("sub")).unwrap();
     noise_file(&src.join("sub/large"), 60_000_000);
-    kill_at(&job(2), [&src, &dst], &dst.join(".pcopy"), 3000);
+    kill_at(&job(2), [&src, &dst], &dst.join(".pcopy"), 20);
     assert!(!temporaries(&dst).is_empty());
     fs::rename(src.join("sub"), src.join("other")).unwrap();
     copied(&job(2), &[&src, &dst]);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::fuse::{Faults, FuseMount};
-use crate::support::journal::{self, kill_at, kill_at_items};
+use crate::support::journal::{self, kill_at};
 use crate::support::launch::Job;
 use crate::support::oracle::{self, Aspects};
 use crate::support::resumed::{bytes_of, number};
@@ -40,11 +40,11 @@ struct LargeCase {
 
 impl LargeCase {
     fn new(make: impl FnOnce(&Path)) -> Result<LargeCase, Missing> {
-        LargeCase::killed_at(3_500, make)
+        LargeCase::killed_at(24, make)
     }
 
-    /// Killed when the journals have so many bytes.
-    fn killed_at(bytes: u64, make: impl FnOnce(&Path)) -> Result<LargeCase, Missing> {
+    /// Killed when the journals have so many items.
+    fn killed_at(items: u64, make: impl FnOnce(&Path)) -> Result<LargeCase, Missing> {
         let fuse = slow()?;
         let src = fuse.backing().join("src");
         make(&src.join("large"));
@@ -52,7 +52,7 @@ impl LargeCase {
         tree::age(&src);
         let dir = temp();
         let case = LargeCase { place: Place::new(&src, &dir.path().join("dst")), fuse, _dir: dir };
-        kill_at(&job(2), case.operands(), &case.place.state, bytes);
+        kill_at(&job(2), case.operands(), &case.place.state, items);
         Ok(case)
     }
 
@@ -104,7 +104,7 @@ fn a_large_file_goes_on_at_its_ranges() {
 fn a_large_file_that_is_killed_many_times_loses_no_recorded_range() {
     let case = need!(LargeCase::new(|large| noise_file(large, 24 * MIB)));
     for ranks in [3, 1] {
-        kill_at_items(&job(ranks), case.operands(), &case.place.state, 40);
+        kill_at(&job(ranks), case.operands(), &case.place.state, 40);
     }
     let told = case.completes(2);
     // One or two of the items are no ranges.
@@ -182,7 +182,7 @@ fn a_temporary_file_that_is_damaged_or_gone_is_not_trusted() {
 fn a_sparse_file_goes_on_and_keeps_its_holes() {
     // Its ranges have 64 MiB at least: four pieces of data in each.
     let data: Vec<_> = (0..128).map(|n| (n * (16 << 20) + 5000 * n, 64 << 10)).collect();
-    let case = need!(LargeCase::killed_at(1_200, |large| sparse_file(large, (2 << 30) + 77, &data)));
+    let case = need!(LargeCase::killed_at(7, |large| sparse_file(large, (2 << 30) + 77, &data)));
     let recorded = case.recorded();
     assert!(recorded >= 3, "{recorded} ranges");
     let told = case.completes(3);
@@ -200,7 +200,7 @@ fn a_single_file_goes_on_with_a_state_directory() {
     let (state, dst) = (dir.path().join("state"), dir.path().join("copy"));
     let job = |ranks| self::job(ranks).options(["--state-dir"]).options([&state]);
     let operands = [&fuse.path().join("file"), &dst];
-    kill_at(&job(1), operands, &state, 3_000);
+    kill_at(&job(1), operands, &state, 20);
     let outcome = job(2).run(operands);
     outcome.assert_code(0);
     assert_eq!(fs::read(&dst).unwrap(), fs::read(fuse.backing().join("file")).unwrap());

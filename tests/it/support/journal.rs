@@ -131,31 +131,15 @@ fn own(state: &Path, earlier: &BTreeSet<PathBuf>) -> impl Iterator<Item = PathBu
     journals(state).into_iter().filter(|path| !earlier.contains(path))
 }
 
-/// Starts the job and kills every rank once its own journals hold this many bytes.
+/// Starts the job and kills every rank once whole groups of its own journals hold this many items.
 #[track_caller]
-pub fn kill_at<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, bytes: u64) {
-    kill_when(job, operands, state, |earlier| written(state, earlier) >= bytes);
-}
-
-/// The same once they hold this many items.
-#[track_caller]
-pub fn kill_at_items<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, items: u64) {
-    kill_when(job, operands, state, |earlier| recorded(state, earlier) >= items);
-}
-
-#[track_caller]
-fn kill_when<S: AsRef<OsStr>>(
-    job: &Job,
-    operands: impl IntoIterator<Item = S>,
-    state: &Path,
-    come: impl Fn(&BTreeSet<PathBuf>) -> bool,
-) {
+pub fn kill_at<S: AsRef<OsStr>>(job: &Job, operands: impl IntoIterator<Item = S>, state: &Path, items: u64) {
     let earlier = journals(state).into_iter().collect();
     // so slow that there is a middle, whatever the machine does beside it
     let mut running = job.clone().options(["--limit-rate", "4M"]).start(operands);
-    while !come(&earlier) {
+    while recorded(state, &earlier) < items {
         if !running.goes_on() {
-            panic!("the run ended before enough was in its journals: {}", running.wait().told());
+            panic!("the run ended before {items} items were in its journals: {}", running.wait().told());
         }
         thread::sleep(Duration::from_millis(2));
     }

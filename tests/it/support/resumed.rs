@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::journal::{copied_paths, journals, kill_at_items};
+use super::journal::{copied_paths, journals, kill_at};
 use super::launch::{Job, Outcome};
 use super::listing::{Listing, listing};
 use super::oracle;
@@ -41,7 +41,7 @@ impl Case {
     /// Copied in part, by a run that was killed.
     pub fn killed(ranks: usize) -> Case {
         let mut case = Case::new();
-        kill_at_items(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 150);
+        kill_at(&job(ranks), [&case.place.src, &case.place.root], &case.place.state, 150);
         case.recorded = journals(&case.place.state).iter().flat_map(|journal| copied_paths(journal)).collect();
         assert!(case.recorded.len() >= 100, "{} entries in the journals", case.recorded.len());
         case
