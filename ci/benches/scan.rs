@@ -35,7 +35,7 @@ fn main() {
     };
     let start = Instant::now();
     let scan = Scan::start(&Arc::new(job(&dir)), &roots, (None, Recorded::default()), threads, &[]).expect("it starts");
-    let entries: usize = scan.events.iter().map(|event| entries_of(&event)).sum();
+    let entries: usize = scan.events.iter().flatten().map(|event| entries_of(&event)).sum();
     let seconds = start.elapsed().as_secs_f64();
     scan.join();
     println!("{entries} entries, {threads} threads: {seconds:.3} s, {:.0} a second", entries as f64 / seconds);

@@ -416,15 +416,19 @@ impl<'a> Lead<'a> {
             && let Some(events) = scan.as_ref().map(|scan| &scan.events)
         {
             match events.try_recv() {
-                Ok(event) => self.take_scan(coordinator, event),
+                Ok(events) => self.take_scan(coordinator, events),
                 Err(crossbeam_channel::TryRecvError::Empty) => return,
                 Err(crossbeam_channel::TryRecvError::Disconnected) => end_scan(coordinator, scan),
             }
         }
     }
 
-    fn take_scan(&mut self, coordinator: &mut Coordinator, event: ScanEvent) {
+    fn take_scan(&mut self, coordinator: &mut Coordinator, events: Vec<ScanEvent>) {
         self.pause.reset();
+        events.into_iter().for_each(|event| self.take_found(coordinator, event));
+    }
+
+    fn take_found(&mut self, coordinator: &mut Coordinator, event: ScanEvent) {
         if let ScanEvent::StateSkipped { .. } = event {
             self.display.note("a source's own .pcopy (pcopy's state and manifest) is not copied");
         }
@@ -459,7 +463,7 @@ impl<'a> Lead<'a> {
             }
         };
         match event {
-            Ok(event) => self.take_scan(coordinator, event),
+            Ok(events) => self.take_scan(coordinator, events),
             Err(_) => end_scan(coordinator, scan),
         }
         Ok(())

@@ -85,8 +85,8 @@ impl Scanner {
         let path = self.lister.rooms.job.sources[usize::from(source)].target.append(below);
         let (path, name) = path.split().expect("the source itself is there");
         let id = self.shared.new_id();
-        self.send(ScanEvent::Single { id, source, path })?;
-        self.send(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) })?;
+        self.keep(ScanEvent::Single { id, source, path });
+        self.keep(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) });
         self.send(ScanEvent::of_single(id))
     }
 
@@ -96,7 +96,7 @@ impl Scanner {
             return;
         }
         if listing.is_top && name == state::DIR_NAME {
-            listing.gone = self.send(ScanEvent::StateSkipped { source: listing.source }).is_err();
+            self.keep(ScanEvent::StateSkipped { source: listing.source });
             return;
         }
         if self.lister.is_excluded((listing.source, listing.path), name, kind == Kind::Dir) {
@@ -108,6 +108,11 @@ impl Scanner {
             let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
             let ancestors = listing.ancestors.clone();
             let pending = Pending { id: None, parent, source, path, ancestors, below };
+            // whoever lists it may be heard of at once
+            if self.send_kept().is_err() {
+                listing.gone = true;
+                return;
+            }
             if let Some(pending) = self.push(pending, listing.nested) {
                 listing.gone = self.list(pending, listing.nested + 1).is_err();
             }

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 pub use lend::Lent;
@@ -37,8 +38,12 @@ pub type DirId = u64;
 
 /// Threads of a scan, at most; listing names scales to about four.
 pub const MAX_SCAN_THREADS: usize = 4;
-/// Events that wait in the channel, at most; each holds a batch of names at most.
+/// Messages that wait in the channel, at most; each holds few more names than a batch.
 const CHANNEL_LEN: usize = 128;
+/// How long a thread keeps what it has found to itself, while it goes on.
+const MAX_KEPT: Duration = Duration::from_millis(1);
+/// Events that it keeps, at most.
+const MAX_KEPT_EVENTS: usize = 32;
 /// Directories that wait to be listed, at most, before new ones are listed at once.
 const MAX_PENDING: usize = 100_000;
 /// How deep a thread goes with that.
@@ -83,7 +88,8 @@ impl ScanEvent {
 
 /// The scan's threads. They end when everything was listed, and the channel with them.
 pub struct Scan {
-    pub events: Receiver<ScanEvent>,
+    /// In the order in which a thread found them; of several threads, each event after what it follows from.
+    pub events: Receiver<Vec<ScanEvent>>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -207,7 +213,10 @@ impl Scan {
 
 struct Scanner {
     shared: Arc<Shared>,
-    events: Sender<ScanEvent>,
+    events: Sender<Vec<ScanEvent>>,
+    /// Events that were not sent yet, since when.
+    kept: Vec<ScanEvent>,
+    kept_since: Instant,
     lister: Lister,
     /// Of what is recorded, the part that was looked at last.
     block: Block,
@@ -217,22 +226,23 @@ struct Scanner {
 struct Gone;
 
 impl Scanner {
-    fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<ScanEvent>) -> Self {
+    fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<Vec<ScanEvent>>) -> Self {
         // a scan that is to halt finds that nobody listens any more
         let lister = Lister::new(&shared.rooms, roots, &Arc::default());
-        Self { shared: Arc::clone(shared), events, lister, block: Block::default() }
+        let (kept, kept_since) = (Vec::new(), Instant::now());
+        Self { shared: Arc::clone(shared), events, kept, kept_since, lister, block: Block::default() }
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
         let listed = singles.iter().try_for_each(|&(source, kind)| self.single(source, kind));
-        if listed.is_err() {
+        if listed.and_then(|()| self.send_kept()).is_err() {
             return;
         }
         while let Some(pending) = self.next() {
-            let gone = self.list(pending, 0).is_err();
+            let listed = self.list(pending, 0).and_then(|()| self.send_if_late());
             self.shared.lock().busy -= 1;
             self.shared.changed.notify_all();
-            if gone {
+            if listed.is_err() {
                 return;
             }
         }
@@ -247,22 +257,52 @@ impl Scanner {
     }
 
     /// The next directory; waits while other threads may still find some.
-    fn next(&self) -> Option<Pending> {
-        let mut stack = self.shared.lock();
+    fn next(&mut self) -> Option<Pending> {
+        let shared = Arc::clone(&self.shared);
+        let mut stack = shared.lock();
         loop {
             if let Some(pending) = stack.pending.pop() {
                 stack.busy += 1;
                 return Some(pending);
             }
+            if !self.kept.is_empty() {
+                // another thread was faster
+                drop(stack);
+                self.send_kept().ok()?;
+                stack = shared.lock();
+                continue;
+            }
             if stack.busy == 0 || stack.over {
                 return None;
             }
-            stack = self.shared.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
+            stack = shared.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn send(&self, event: ScanEvent) -> Result<(), Gone> {
-        self.events.send(event).map_err(|_| Gone)
+    fn keep(&mut self, event: ScanEvent) {
+        if self.kept.is_empty() {
+            self.kept_since = Instant::now();
+        }
+        self.kept.push(event);
+    }
+
+    /// Sends an event, and what was kept before it.
+    fn send(&mut self, event: ScanEvent) -> Result<(), Gone> {
+        self.keep(event);
+        self.send_kept()
+    }
+
+    fn send_kept(&mut self) -> Result<(), Gone> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        self.events.send(std::mem::take(&mut self.kept)).map_err(|_| Gone)
+    }
+
+    /// Sends what was kept, unless this thread is at the next directory soon.
+    fn send_if_late(&mut self) -> Result<(), Gone> {
+        let soon = self.kept.len() < MAX_KEPT_EVENTS && self.kept_since.elapsed() < MAX_KEPT;
+        if soon && !self.shared.lock().pending.is_empty() { Ok(()) } else { self.send_kept() }
     }
 
     fn single(&mut self, source: u16, kind: Kind) -> Result<(), Gone> {
@@ -274,8 +314,8 @@ impl Scanner {
             Some(known) => ScanEvent::Known { dir: id, entries: vec![known] },
             None => ScanEvent::Names { dir: id, names: Names::one(name, kind) },
         };
-        self.send(ScanEvent::Single { id, source, path })?;
-        self.send(event)?;
+        self.keep(ScanEvent::Single { id, source, path });
+        self.keep(event);
         self.send(ScanEvent::of_single(id))
     }
 
@@ -285,7 +325,7 @@ impl Scanner {
             Some(known) => known,
             None => {
                 let id = self.shared.new_id();
-                self.send(ScanEvent::Dir { id, parent, source, path: path.clone() })?;
+                self.keep(ScanEvent::Dir { id, parent, source, path: path.clone() });
                 id
             }
         };
@@ -295,14 +335,18 @@ impl Scanner {
         });
         let (dir, meta, mode_there) = match opened {
             Ok(opened) => opened,
-            Err(failure) => return self.listed(id, (0, 0), None, None, Some(failure)),
+            Err(failure) => {
+                self.listed(id, (0, 0), None, None, Some(failure));
+                return Ok(());
+            }
         };
         let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
         let before = Some(before);
         let shared = Arc::clone(&self.shared);
         if shared.rooms.leaves_alone(source, &meta) {
-            self.send(ScanEvent::NotEntered { path })?;
-            return self.listed(id, (0, 0), before, None, None);
+            self.keep(ScanEvent::NotEntered { path });
+            self.listed(id, (0, 0), before, None, None);
+            return Ok(());
         }
         let top = &shared.rooms.job.sources[usize::from(source)].target;
         let below = path.strip(top).expect("the scan's paths are below their source's target");
@@ -333,16 +377,17 @@ impl Scanner {
             return Err(Gone);
         }
         if !names.is_empty() {
-            self.send(ScanEvent::Names { dir: id, names })?;
+            self.keep(ScanEvent::Names { dir: id, names });
         }
         if !known.is_empty() {
-            self.send(ScanEvent::Known { dir: id, entries: known })?;
+            self.keep(ScanEvent::Known { dir: id, entries: known });
         }
         // a run that did not come to its end may have left something in a directory that another one had ended
         let job = &shared.rooms.job;
         let can_be_left = ended.is_ok() && job.began.is_none() && job.abandoned.is_empty();
         let recorded = can_be_left.then(|| shared.recorded.record(&path, &mut self.block)).flatten();
-        self.listed(id, (subdirs, excluded), before, recorded, ended.err())
+        self.listed(id, (subdirs, excluded), before, recorded, ended.err());
+        Ok(())
     }
 
     fn listed(
@@ -352,9 +397,9 @@ impl Scanner {
         before: Option<DirBefore>,
         recorded: Option<KnownEntry>,
         failure: Option<Failure>,
-    ) -> Result<(), Gone> {
+    ) {
         let retries = std::mem::take(&mut self.lister.retries);
-        self.send(ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries })
+        self.keep(ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries });
     }
 
     /// Adds a directory to the stack, or gives it back to be listed at once.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::loops::{Ancestor, is_inside};
 use super::{Lister, MAX_PATH_LEN, failure};
-use crate::sys::{Errno, Meta, make_dir, mode_before, strip_dir_acls, sync_dir};
+use crate::sys::{Errno, Meta, make_dir, mode_before, strip_dir_acls, sync_dir, use_dir};
 use crate::types::{Failure, Op, RelPath, Side};
 
 impl Lister {
@@ -51,8 +51,17 @@ impl Lister {
             return Ok(mode_before(&self.rooms.destination_meta).filter(|_| !job.fresh));
         };
         let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-        let there = make_dir(parent.as_fd(), name, job.fresh && !again)
-            .map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        let make = || make_dir(parent.as_fd(), name, job.fresh && !again);
+        // most are there when the job goes on, and a look is cheaper than an attempt
+        let there = if job.generation > 1 && !job.fresh {
+            match use_dir(parent.as_fd(), name) {
+                Err(Errno::ENOENT) => make(),
+                there => there,
+            }
+        } else {
+            make()
+        };
+        let there = there.map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
         if job.fresh && there.is_some() {
             return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
         }

@@ -52,6 +52,14 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<
         Err(Errno::EEXIST) if !fresh => {}
         made => return made.map(|()| None),
     }
+    use_dir(dir, name)
+}
+
+/// Uses the directory that is there, as [`make_dir`] does.
+///
+/// # Errors
+/// Those of stat(2) and chmod(2); `ENOTDIR`.
+pub fn use_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u32>, Errno> {
     let there = Meta::at(dir, name)?;
     if there.kind != Some(Kind::Dir) {
         return Err(Errno::ENOTDIR);

@@ -19,7 +19,7 @@ mod xattr;
 
 pub use buffer::Buffer;
 pub use dir::{
-    DirCache, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root, strip_dir_acls,
+    DirCache, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root, strip_dir_acls, use_dir,
 };
 pub use file::{
     End, Locked, Reading, close, create_new, lock_file, next_data, open_read, open_write, remove_file, rename,

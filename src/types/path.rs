@@ -28,7 +28,8 @@ impl RelPath {
     /// # Errors
     /// A component that is empty, `.` or `..`, a leading or trailing slash, or a NUL byte.
     pub fn new(bytes: Vec<u8>) -> Result<Self, PathError> {
-        if bytes.is_empty() || bytes.split(|&b| b == b'/').all(is_name) {
+        // byte by byte only where it must be: every record and message has paths
+        if bytes.is_empty() || (!bytes.contains(&0) && bytes.split(|&b| b == b'/').all(can_be_part)) {
             Ok(Self(bytes))
         } else {
             Err(PathError(escaped(&bytes)))
@@ -94,9 +95,14 @@ impl RelPath {
     }
 }
 
+/// Whether what stands between two slashes names an entry, and not a directory that is there already.
+fn can_be_part(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+}
+
 /// Whether `bytes` can be the name of one directory entry.
 pub fn is_name(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.iter().any(|&b| b == b'/' || b == 0)
+    can_be_part(bytes) && !bytes.contains(&b'/') && !bytes.contains(&0)
 }
 
 /// A path as it may be shown on a terminal: control bytes and what is not UTF-8 escaped.
