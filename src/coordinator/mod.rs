@@ -662,10 +662,8 @@ impl Dir {
     }
 }
 
-/// Bytes of memory and of a message, about.
 fn known_len(entries: &[Known]) -> usize {
-    let record_len = |known: &Known| known.entry.as_ref().map_or(0, |entry| entry.record.len());
-    entries.iter().map(|known| known.name.len() + record_len(known) + 64).sum()
+    entries.iter().map(Known::byte_len).sum()
 }
 
 fn signed(count: u64) -> i64 {

@@ -325,6 +325,13 @@ pub struct Known {
     pub partial: Option<Partial>,
 }
 
+impl Known {
+    /// Bytes of memory and of a message, about.
+    pub fn byte_len(&self) -> usize {
+        self.name.len() + self.entry.as_ref().map_or(0, |entry| entry.record.len()) + 64
+    }
+}
+
 /// The record of an entry that was copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownEntry {

@@ -29,7 +29,7 @@ pub use recorded::Recorded;
 
 use crate::journal::Block;
 use crate::policy::Selection;
-use crate::proto::{DirBefore, Job, Known, KnownEntry, Names};
+use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_LEN, Names};
 use crate::sys::{Errno, Reading};
 use crate::types::{Failure, Kind, Op, RelPath, Side};
 
@@ -38,7 +38,7 @@ pub type DirId = u64;
 
 /// Threads of a scan, at most; listing names scales to about four.
 pub const MAX_SCAN_THREADS: usize = 4;
-/// Messages that wait in the channel, at most; each holds few more names than a batch.
+/// Messages that wait in the channel, at most; each holds two batches at most.
 const CHANNEL_LEN: usize = 128;
 /// How long a thread keeps what it has found to itself, while it goes on.
 const MAX_KEPT: Duration = Duration::from_millis(1);
@@ -83,6 +83,17 @@ impl ScanEvent {
     /// The place of a single entry holds nothing else.
     fn of_single(dir: DirId) -> Self {
         Self::Listed { dir, subdirs: 0, excluded: 0, before: None, recorded: None, failure: None, retries: 0 }
+    }
+
+    /// Bytes of memory beside those of every event, about.
+    fn byte_len(&self) -> usize {
+        match self {
+            Self::Dir { path, .. } | Self::Single { path, .. } | Self::NotEntered { path } => path.as_bytes().len(),
+            Self::Names { names, .. } => names.byte_len(),
+            Self::Known { entries, .. } => entries.iter().map(Known::byte_len).sum(),
+            Self::Listed { recorded, .. } => recorded.as_ref().map_or(0, |entry| entry.record.len()),
+            Self::StateSkipped { .. } => 0,
+        }
     }
 }
 
@@ -214,8 +225,9 @@ impl Scan {
 struct Scanner {
     shared: Arc<Shared>,
     events: Sender<Vec<ScanEvent>>,
-    /// Events that were not sent yet, since when.
+    /// Events that were not sent yet, how many bytes they have, about, and since when.
     kept: Vec<ScanEvent>,
+    kept_len: usize,
     kept_since: Instant,
     lister: Lister,
     /// Of what is recorded, the part that was looked at last.
@@ -229,8 +241,15 @@ impl Scanner {
     fn new(shared: &Arc<Shared>, roots: &Roots, events: Sender<Vec<ScanEvent>>) -> Self {
         // a scan that is to halt finds that nobody listens any more
         let lister = Lister::new(&shared.rooms, roots, &Arc::default());
-        let (kept, kept_since) = (Vec::new(), Instant::now());
-        Self { shared: Arc::clone(shared), events, kept, kept_since, lister, block: Block::default() }
+        Self {
+            shared: Arc::clone(shared),
+            events,
+            kept: Vec::new(),
+            kept_len: 0,
+            kept_since: Instant::now(),
+            lister,
+            block: Block::default(),
+        }
     }
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
@@ -283,6 +302,7 @@ impl Scanner {
         if self.kept.is_empty() {
             self.kept_since = Instant::now();
         }
+        self.kept_len += event.byte_len();
         self.kept.push(event);
     }
 
@@ -296,12 +316,14 @@ impl Scanner {
         if self.kept.is_empty() {
             return Ok(());
         }
+        self.kept_len = 0;
         self.events.send(std::mem::take(&mut self.kept)).map_err(|_| Gone)
     }
 
     /// Sends what was kept, unless this thread is at the next directory soon.
     fn send_if_late(&mut self) -> Result<(), Gone> {
-        let soon = self.kept.len() < MAX_KEPT_EVENTS && self.kept_since.elapsed() < MAX_KEPT;
+        let few = self.kept.len() < MAX_KEPT_EVENTS && self.kept_len < MAX_BATCH_LEN;
+        let soon = few && self.kept_since.elapsed() < MAX_KEPT;
         if soon && !self.shared.lock().pending.is_empty() { Ok(()) } else { self.send_kept() }
     }
 
