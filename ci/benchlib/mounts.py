@@ -32,7 +32,8 @@ def why_not():
 @contextmanager
 def passthrough(runner, buffered, backing, mount_point):
     """The backing directory once more, by 1 MiB requests to 4 threads; preloads buffered.c."""
-    argv = ["env", f"LD_PRELOAD={buffered}", KEEPS_BUFFERS, "mergerfs", "-f", "-o", PASSTHROUGH, str(backing), str(mount_point)]
+    env = ["env", f"LD_PRELOAD={buffered}", KEEPS_BUFFERS]
+    argv = [*env, "mergerfs", "-f", "-o", PASSTHROUGH, str(backing), str(mount_point)]
     with served(runner, argv, mount_point):
         yield
 

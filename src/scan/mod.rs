@@ -254,7 +254,7 @@ impl Scanner {
 
     fn run(&mut self, singles: &[(u16, Kind)]) {
         let listed = singles.iter().try_for_each(|&(source, kind)| self.single(source, kind));
-        if listed.and_then(|()| self.send_kept()).is_err() {
+        if listed.is_err() {
             return;
         }
         while let Some(pending) = self.next() {
@@ -285,7 +285,7 @@ impl Scanner {
                 return Some(pending);
             }
             if !self.kept.is_empty() {
-                // another thread was faster
+                // before a wait, which may be long
                 drop(stack);
                 self.send_kept().ok()?;
                 stack = shared.lock();
@@ -320,11 +320,10 @@ impl Scanner {
         self.events.send(std::mem::take(&mut self.kept)).map_err(|_| Gone)
     }
 
-    /// Sends what was kept, unless this thread is at the next directory soon.
+    /// Sends what was kept, if it is much or was kept for long.
     fn send_if_late(&mut self) -> Result<(), Gone> {
         let few = self.kept.len() < MAX_KEPT_EVENTS && self.kept_len < MAX_BATCH_LEN;
-        let soon = few && self.kept_since.elapsed() < MAX_KEPT;
-        if soon && !self.shared.lock().pending.is_empty() { Ok(()) } else { self.send_kept() }
+        if few && self.kept_since.elapsed() < MAX_KEPT { Ok(()) } else { self.send_kept() }
     }
 
     fn single(&mut self, source: u16, kind: Kind) -> Result<(), Gone> {
