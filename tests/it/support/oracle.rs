@@ -228,19 +228,22 @@ fn open(at: &Path, flags: i32) -> File {
     file.unwrap_or_else(|e| panic!("open {at:?}: {e}"))
 }
 
-/// Hands on a short path to `path` below `root`, however long that is.
+/// Hands on a short path to `path` below `root`, however long that is. Of what a walk found: links on the way would be
+/// followed.
 pub fn at_below<T>(root: &Path, path: &[u8], hand_on: impl FnOnce(&Path) -> T) -> T {
+    /// Of the system's 4096, what is left for it behind a descriptor.
+    const MOST: usize = 4000;
     if path.is_empty() {
         return hand_on(root);
     }
-    let mut names: Vec<_> = path.split(|b| *b == b'/').collect();
-    let last = names.pop().expect("a split yields at least one name");
-    let in_dir = |dir: &File, name| raw(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), name);
-    let mut dir = open(root, libc::O_PATH | libc::O_DIRECTORY);
-    for name in names {
-        dir = open(&in_dir(&dir, name), libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW);
+    let in_dir = |dir: &File, path| raw(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), path);
+    let (mut dir, mut rest) = (open(root, libc::O_PATH | libc::O_DIRECTORY), path);
+    while rest.len() > MOST {
+        let end = rest[..MOST].iter().rposition(|b| *b == b'/').expect("a name has 255 bytes at most");
+        dir = open(&in_dir(&dir, &rest[..end]), libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW);
+        rest = &rest[end + 1..];
     }
-    hand_on(&in_dir(&dir, last))
+    hand_on(&in_dir(&dir, rest))
 }
 
 /// Opens the regular file `path` below `root`, whatever the path's length.

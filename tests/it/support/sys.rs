@@ -14,16 +14,17 @@ fn c_string(bytes: &[u8]) -> CString {
 /// The names of the extended attributes of `path` itself; none where the file system has none.
 pub fn list_xattrs(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let path = c_string(path.as_os_str().as_bytes());
-    let mut names = vec![0_u8; 64 << 10];
-    // SAFETY: `path` ends in NUL, and the buffer is writable for the length that is passed.
-    let len = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
-    let Ok(len) = usize::try_from(len) else {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
-            _ => Err(error),
-        };
+    let list = |names: &mut [u8]| {
+        // SAFETY: `path` ends in NUL, and the buffer is writable for the length that is passed.
+        let len = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+        usize::try_from(len).map_err(|_| io::Error::last_os_error())
     };
+    let mut names = match list(&mut []) {
+        Ok(len) => vec![0; len],
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let len = if names.is_empty() { 0 } else { list(&mut names)? };
     let names = names[..len].split(|b| *b == 0);
     Ok(names.filter(|n| !n.is_empty()).map(Vec::from).collect())
 }
