@@ -41,8 +41,10 @@ class Place:
         stack.callback(remove, self.dir)
         self.src, self.dst = self.dir / "src", self.dir / "dst"
         self.on_disk = kind == "disk"
-        df = subprocess.run(["df", "--output=fstype", "--", str(self.dir)], capture_output=True, text=True, check=True)
-        self.filesystem = df.stdout.split()[-1]
+        df = ["df", "--output=source,fstype", "--", str(self.dir)]
+        device, self.filesystem = subprocess.run(df, capture_output=True, text=True, check=True).stdout.split()[-2:]
+        journal = Path("/sys/fs/ext4", Path(device).resolve().name, "journal_task")
+        self.forgets_slowly = journal.exists() and "<none>" in journal.read_text()
         if self.on_disk == (self.filesystem == "tmpfs"):
             die(f"--{kind} {parent}: this is {self.filesystem}")
 
@@ -61,8 +63,8 @@ class Place:
 
     def clear(self, need=0):
         """Makes {dst} free for the next copy. On a disk the old one is put aside as long as there is room for `need` bytes:
-        for a minute or more ext4 looks through the inodes that were freed before it makes new ones (recently_deleted),
-        which made the next copy of many files take up to three times as long."""
+        for a minute or more an ext4 without a journal looks through the inodes that were freed before it makes new ones
+        (recently_deleted), which made the next copy of many files take up to three times as long."""
         if not self.on_disk:
             remove(self.dst)
         elif self.dst.exists():
@@ -75,7 +77,7 @@ class Place:
         trees = [tree for tree in trees if tree.exists()]
         many = any(sum(1 for _, _, files in os.walk(tree) for _ in files) > MANY_FILES for tree in trees)
         remove(*trees)
-        if self.filesystem == "ext4" and many:
+        if self.forgets_slowly and many:
             self.sync()
             print(f"  waiting {FORGETS_SECONDS} s for {self.filesystem} to forget what was removed")
             time.sleep(FORGETS_SECONDS)
