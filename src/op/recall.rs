@@ -69,7 +69,7 @@ pub(super) fn recall(dir: &OwnedFd, plan: &Plan, config: &Config, id: u64, start
         return Ok(Recalled::new(other, true, Vec::new()));
     }
     let mut changed = old.changed_options(&other.options);
-    if old.sources != other.sources {
+    if !old.copies(&other.sources) {
         changed.insert(0, "sources".into());
     }
     if matches!(plan.state, Some(crate::proto::StatePlace::At(_))) && old.root != other.root {

@@ -147,7 +147,8 @@ fn source_name(named: &Named) -> SourceName {
         None => named.dir.clone(),
     };
     let given = std::path::absolute(&named.given).unwrap_or_else(|_| named.given.clone());
-    SourceName { path: shown(&path), given: shown(&given), contents: named.name.is_none() }
+    let is_dir = named.single.is_none();
+    SourceName { path: shown(&path), given: shown(&given), contents: named.name.is_none(), is_dir }
 }
 
 /// The destination itself as the copy's root, if an earlier run of the same command made it that: by cp's rule alone a run

@@ -9,7 +9,7 @@
 //! | `id` | number of the job, 16 hexadecimal digits: part of temporary names, and of its journals' headers |
 //! | `started` | of the first run, UTC, RFC 3339 |
 //! | `began` | the same by the destination's clock: `sec` and `nsec` since 1970 |
-//! | `sources` | as they were given: `path` (absolute, without symbolic links, control bytes and what is not UTF-8 escaped), `given` (the user's words), `contents`: what is in it was copied, not it |
+//! | `sources` | as they were given: `path` (absolute, without symbolic links, control bytes and what is not UTF-8 escaped), `given` (the user's words), `contents`: it was to go into the destination without its name; `is_dir` |
 //! | `root` | absolute path of the copy's root |
 //! | `options` | every choice that decides what the copy is |
 //! | `runs` | how many runs there were; the last one's generation |
@@ -61,7 +61,10 @@ pub struct SourceName {
     pub path: String,
     /// In the user's words, made absolute.
     pub given: String,
+    /// Its copy was to have the destination's name, not its own.
     pub contents: bool,
+    #[serde(default)]
+    pub is_dir: bool,
 }
 
 impl PartialEq for SourceName {
@@ -148,6 +151,15 @@ impl JobFile {
         Ok(sync_dir(dir.as_fd())?)
     }
 
+    /// Whether it copies these, each to the same place below its root: there a lone directory is the root itself, with
+    /// a slash behind its name and without.
+    pub fn copies(&self, sources: &[SourceName]) -> bool {
+        match (self.sources.as_slice(), sources) {
+            ([old], [new]) if old.is_dir && new.is_dir => old.path == new.path,
+            (old, new) => old == new,
+        }
+    }
+
     /// The names of the options that differ.
     pub fn changed_options(&self, options: &BTreeMap<String, Value>) -> Vec<String> {
         let names = self.options.keys().chain(options.keys().filter(|name| !self.options.contains_key(*name)));
@@ -185,8 +197,12 @@ mod tests {
     use super::*;
     use crate::sys::open_root;
 
+    fn source(contents: bool, is_dir: bool) -> SourceName {
+        SourceName { path: "/a\\n".into(), given: "/b".into(), contents, is_dir }
+    }
+
     fn job() -> JobFile {
-        let sources = vec![SourceName { path: "/a\\n".into(), given: "/b".into(), contents: true }];
+        let sources = vec![source(true, true)];
         let options = BTreeMap::from([("digest".to_string(), Value::Bool(true)), ("x".to_string(), Value::Null)]);
         JobFile {
             abandoned: vec![7],
@@ -221,6 +237,19 @@ mod tests {
         }
         std::fs::write(home.path().join(JOB_NAME), r#"{"pcopy_job": 9, "oldest_reader": 2}"#).expect("written");
         assert!(matches!(JobFile::read(&dir), Err(JobFileError::Newer(9))));
+    }
+
+    #[test]
+    fn a_lone_directory_is_the_same_source_with_a_slash_and_without() {
+        assert!(job().copies(&[source(true, true)]) && job().copies(&[source(false, true)]));
+        // what was a file is in the copy under its name
+        assert!(!job().copies(&[source(false, false)]));
+        let file = JobFile { sources: vec![source(false, false)], ..job() };
+        assert!(file.copies(&[source(false, false)]) && !file.copies(&[source(true, true)]));
+        let several = JobFile { sources: vec![source(true, true), source(true, true)], ..job() };
+        assert!(!several.copies(&[source(true, true), source(false, true)]) && !several.copies(&[source(true, true)]));
+        let elsewhere = SourceName { path: "/c".into(), ..source(true, true) };
+        assert!(!job().copies(&[elsewhere]) && !job().copies(&[]));
     }
 
     #[test]

@@ -146,9 +146,18 @@ fn a_copy_that_is_run_again_lands_where_it_did() {
 
 #[test]
 fn the_other_form_of_the_command_line_means_what_cp_means() {
-    let case = Case::complete(2);
-    let contents = [case.place.src.join(""), case.place.root.clone()];
-    case.place.complete(&job(1), &contents);
+    // A lone directory goes to the same place with a slash behind it, and is the same job.
+    for case in [Case::complete(2), Case::killed(2)] {
+        let without = [case.place.src.clone(), case.place.root.clone()];
+        let with_slash = [case.place.src.join(""), case.place.root.clone()];
+        let told = told::json(&case.place.complete(&job(1), &with_slash));
+        assert!(number(&told, "resumed") > 0 && number(&told, "runs") == 2, "{told}");
+        // and the first form goes on being one of this copy
+        for operands in [&without, &with_slash] {
+            let told = told::json(&case.place.complete(&job(2), operands));
+            assert_eq!(number(&told, "bytes_moved"), 0, "{told}");
+        }
+    }
 }
 
 #[test]
