@@ -167,7 +167,7 @@ fn a_full_file_system_stops_the_job_and_leaves_nothing_half_written_under_a_fini
 
 #[test]
 fn space_that_ends_behind_fuse_stops_the_job() {
-    let faults = Faults { enospc_after: Some(15 << 20), ..Faults::like_dfuse() };
+    let faults = Faults { enospc_after: Some(15 << 20), ..Faults::refusing() };
     let fuse = need!(FuseMount::new(faults));
     let dir = temp();
     let src = too_much(&dir.path().join("src"));

@@ -82,8 +82,8 @@ fn the_fuse_passthrough_holds_a_tree_exactly() {
 }
 
 #[test]
-fn the_fuse_passthrough_refuses_what_dfuse_refuses() {
-    let fuse = need!(FuseMount::new(Faults::like_dfuse()));
+fn the_fuse_passthrough_refuses_what_it_is_told_to() {
+    let fuse = need!(FuseMount::new(Faults::refusing()));
     let at = fuse.path();
     noise_file(&at.join("f"), 100);
     assert!(fs::hard_link(at.join("f"), at.join("g")).is_err());

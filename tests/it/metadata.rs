@@ -265,7 +265,7 @@ fn extended_attributes_are_preserved_or_told() {
 
 #[test]
 fn what_the_destination_refuses_is_told() {
-    let fuse = need!(FuseMount::new(Faults::like_dfuse()));
+    let fuse = need!(FuseMount::new(Faults::refusing()));
     let dir = temp();
     let src = dir.path().join("src");
     noise_file(&src.join("plain"), 10);

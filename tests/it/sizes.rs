@@ -100,13 +100,13 @@ fn odd_sizes_are_exact_on_ramfs_which_refuses_direct_io() {
 
 #[test]
 fn odd_sizes_are_exact_on_fuse_that_refuses_what_dfuse_refuses() {
-    let fuse = need!(FuseMount::new(Faults::like_dfuse()));
+    let fuse = need!(FuseMount::new(Faults::refusing()));
     odd_sizes_are_exact_in(fuse.path(), [2, 4, 1]);
 }
 
 #[test]
 fn odd_sizes_are_exact_on_fuse_that_refuses_direct_io_at_open() {
-    let fuse = need!(FuseMount::new(Faults { no_odirect: true, ..Faults::like_dfuse() }));
+    let fuse = need!(FuseMount::new(Faults { no_odirect: true, ..Faults::refusing() }));
     odd_sizes_are_exact_in(fuse.path(), [2, 1, 4]);
 }
 

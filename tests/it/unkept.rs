@@ -20,7 +20,7 @@ use crate::support::told::{self, Counts};
 use crate::support::tree::{self, chmod, noise_file, temp};
 
 /// Something of everything, small and large.
-fn everything(root: &Path) -> PathBuf {
+pub fn everything(root: &Path) -> PathBuf {
     let at = |name: &str| root.join(name);
     for name in ["plain", "foreign", "setuid", "linked", "noted", "acl"] {
         noise_file(&at(name), 100);
@@ -83,12 +83,12 @@ fn a_copy_that_kept_everything_tells_of_no_kinds() {
 }
 
 #[test]
-fn what_dfuse_refuses_is_marked_and_counted_by_kind() {
+fn what_a_file_system_refuses_is_marked_and_counted_by_kind() {
     need!(tools());
     let dir = temp();
     let src = everything(&dir.path().join("src"));
     for ranks in [1, 4] {
-        let fuse = need!(FuseMount::new(Faults::like_dfuse()));
+        let fuse = need!(FuseMount::new(Faults::refusing()));
         let kinds = [("ownership", 4), ("mode", 2), ("links", 2), ("special", 2), ("xattr", 2), ("acl", 2)];
         let copied = only_unkept(&job(ranks), &src, fuse.path(), &kinds);
         let manifest = copied.manifest();
@@ -131,7 +131,7 @@ fn strict_makes_what_is_not_kept_the_exit_code_1_and_all_is_copied_nevertheless(
     need!(tools());
     let dir = temp();
     let src = everything(&dir.path().join("src"));
-    let fuse = need!(FuseMount::new(Faults::like_dfuse()));
+    let fuse = need!(FuseMount::new(Faults::refusing()));
     for (ranks, output) in [(1, "-v"), (2, "--json")] {
         let job = job(ranks).options(["--strict", output]);
         let copied = copy(&job, &[&src], &fuse.path().join(format!("np{ranks}")));

@@ -4,6 +4,7 @@
 pub mod chance;
 pub mod copy;
 pub mod crash;
+pub mod daos;
 pub mod extents;
 pub mod fuse;
 pub mod hard_tree;

@@ -3,18 +3,18 @@
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenAccMode,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::linkat;
@@ -23,15 +23,24 @@ use super::passthrough::{Change, Passthrough};
 use super::trouble::Call;
 use crate::support::sys;
 
-/// Attributes and names are kept for a second, as dfuse has it.
-const TTL: Duration = Duration::from_secs(1);
-
-fn entry(reply: ReplyEntry, result: io::Result<FileAttr>) {
-    match result {
-        Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
-        Err(error) => reply.error(Errno::from(error)),
-    }
-}
+/// What is told of a name that is not there.
+const MISSING: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
 
 fn empty(reply: ReplyEmpty, result: io::Result<()>) {
     match result {
@@ -51,26 +60,62 @@ fn sized(reply: ReplyXattr, room: u32, result: io::Result<Vec<u8>>) {
     }
 }
 
+impl Passthrough {
+    fn entry(&self, reply: ReplyEntry, result: io::Result<FileAttr>) {
+        match result {
+            Ok(attr) => {
+                reply.entry_with_ttls(&self.attributes_ttl(attr.ino), &self.names_ttl(), &attr, Generation(0));
+            }
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
+    fn attr(&self, reply: ReplyAttr, result: io::Result<FileAttr>) {
+        match result {
+            Ok(attr) => reply.attr(&self.attributes_ttl(attr.ino), &self.shown(attr)),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+}
+
 impl Filesystem for Passthrough {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        if self.dfuse.is_some() {
+            // what a kernel does not have it does not ask for
+            let wanted =
+                InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO | InitFlags::FUSE_HAS_IOCTL_DIR;
+            let _ = config.add_capabilities(wanted);
+        }
+        Ok(())
+    }
+
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count("lookup");
         if let Some(errno) = self.trouble(Call::Lookup, name) {
             return reply.error(errno);
         }
-        entry(reply, self.inodes.look_up(parent, name));
+        let found = self.look_up(parent, name);
+        match (&found, self.missing_ttl()) {
+            (Err(error), Some(ttl)) if error.kind() == io::ErrorKind::NotFound => {
+                // inode number 0: the kernel remembers that there is nothing
+                let nothing = FileAttr { ino: INodeNo(0), ..MISSING };
+                reply.entry(&ttl, &nothing, Generation(0));
+            }
+            _ => self.entry(reply, found),
+        }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
+        self.count("forget");
         self.inodes.forget(ino, lookups);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.count("getattr");
         if let Some(errno) = self.trouble_with(Call::GetAttr, ino) {
             return reply.error(errno);
         }
-        match self.inodes.attributes(ino) {
-            Ok(attr) => reply.attr(&TTL, &attr),
-            Err(error) => reply.error(Errno::from(error)),
-        }
+        self.attr(reply, self.inodes.attributes(ino));
     }
 
     fn setattr(
@@ -91,16 +136,15 @@ impl Filesystem for Passthrough {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.count("setattr");
         if let Some(errno) = self.trouble_with(Call::SetAttr, ino) {
             return reply.error(errno);
         }
-        match self.change(ino, &Change { mode, uid, gid, size, atime, mtime }) {
-            Ok(attr) => reply.attr(&TTL, &attr),
-            Err(error) => reply.error(Errno::from(error)),
-        }
+        self.attr(reply, self.change(ino, &Change { mode, uid, gid, size, atime, mtime }));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count("readlink");
         let target = self.inodes.get(ino).and_then(|inode| Ok(readlinkat(&inode.file, "")?));
         match target {
             Ok(target) => reply.data(target.as_encoded_bytes()),
@@ -109,53 +153,68 @@ impl Filesystem for Passthrough {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        self.count("mknod");
         if let Some(errno) = self.trouble(Call::MakeOther, name) {
             return reply.error(errno);
         }
         if self.faults.refuse_mknod {
             return reply.error(Errno::ENOSYS);
         }
+        if self.dfuse.is_some() && mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(Errno::EINVAL);
+        }
+        self.changing(parent);
         let (kind, perm) = (mode & libc::S_IFMT, mode & !libc::S_IFMT & !umask);
         let made = self.inodes.child(parent, name).and_then(|path| {
             let (kind, perm) = (SFlag::from_bits_truncate(kind), Mode::from_bits_truncate(perm));
             self.renaming(Some(&path), || Ok(mknod(&path, kind, perm, u64::from(rdev))?))
         });
-        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+        self.entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.count("mkdir");
         if let Some(errno) = self.trouble(Call::MakeDir, name) {
             return reply.error(errno);
         }
+        self.changing(parent);
+        let mode = self.created_mode(req, parent, mode & !umask & 0o7777);
         let made = self.inodes.child(parent, name).and_then(|path| {
-            self.renaming(Some(&path), || fs::DirBuilder::new().mode(mode & !umask & 0o7777).create(&path))
+            self.renaming(Some(&path), || fs::DirBuilder::new().mode(mode).create(&path))?;
+            if self.dfuse.is_some() { fs::set_permissions(&path, fs::Permissions::from_mode(mode)) } else { Ok(()) }
         });
-        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+        self.entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count("unlink");
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
+        self.changing(parent);
         let path = self.inodes.child(parent, name);
         empty(reply, path.and_then(|path| self.renaming(None, || fs::remove_file(path))));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count("rmdir");
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
+        self.changing(parent);
         let path = self.inodes.child(parent, name);
         empty(reply, path.and_then(|path| self.renaming(None, || fs::remove_dir(path))));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.count("symlink");
         if let Some(errno) = self.trouble(Call::MakeOther, name) {
             return reply.error(errno);
         }
+        self.changing(parent);
         let path = self.inodes.child(parent, name);
         let made = path.and_then(|path| self.renaming(Some(&path), || symlink(target, &path)));
-        entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
+        self.entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
     fn rename(
@@ -168,38 +227,51 @@ impl Filesystem for Passthrough {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.count("rename");
         if let Some(errno) = self.trouble(Call::Rename, newname) {
             return reply.error(errno);
         }
-        if !flags.is_empty() {
-            return reply.error(Errno::EINVAL);
+        let noreplace = self.dfuse.is_some() && flags == RenameFlags::RENAME_NOREPLACE;
+        if !flags.is_empty() && !noreplace {
+            return reply.error(if self.dfuse.is_some() { Errno::ENOTSUP } else { Errno::EINVAL });
         }
+        [parent, newparent].into_iter().for_each(|dir| self.changing(dir));
         let to = self.inodes.child(newparent, newname);
         let from = self.inodes.child(parent, name);
-        empty(reply, from.and_then(|from| self.renaming(None, || fs::rename(from, to?))));
+        let renamed = from.and_then(|from| {
+            let flags =
+                if noreplace { nix::fcntl::RenameFlags::RENAME_NOREPLACE } else { nix::fcntl::RenameFlags::empty() };
+            self.renaming(None, || Ok(renameat2(AT_FDCWD, &from, AT_FDCWD, &to?, flags)?))
+        });
+        empty(reply, renamed.and_then(|()| self.was_renamed(newparent, newname)));
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.count("link");
         if let Some(errno) = self.trouble(Call::MakeOther, newname) {
             return reply.error(errno);
         }
         if self.faults.refuse_link {
             return reply.error(Errno::ENOSYS);
         }
+        if self.dfuse.is_some() {
+            return reply.error(Errno::EPERM);
+        }
         let made = self.inodes.child(newparent, newname).and_then(|to| {
             let from = self.inodes.get(ino)?.path();
             self.renaming(None, || Ok(linkat(AT_FDCWD, &from, AT_FDCWD, &to, AtFlags::AT_SYMLINK_FOLLOW)?))
         });
-        entry(reply, made.and_then(|()| self.inodes.look_up(newparent, newname)));
+        self.entry(reply, made.and_then(|()| self.look_up(newparent, newname)));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count("open");
         let call = if flags.acc_mode() == OpenAccMode::O_RDONLY { Call::Open } else { Call::OpenToWrite };
         if let Some(errno) = self.trouble_with(call, ino) {
             return reply.error(errno);
         }
         match self.try_open(ino, flags) {
-            Ok(handle) => reply.opened(handle, self.fopen_flags()),
+            Ok(handle) => reply.opened(handle, self.fopen_flags(flags.0)),
             Err(error) => reply.error(Errno::from(error)),
         }
     }
@@ -214,28 +286,35 @@ impl Filesystem for Passthrough {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.count("create");
         if let Some(errno) = self.trouble(Call::Create, name) {
             return reply.error(errno);
         }
         let made = self.refuse_direct(flags).and_then(|()| {
             let path = self.inodes.child(parent, name)?;
+            self.changing(parent);
+            let mode = self.created_mode(req, parent, mode & !umask & 0o7777);
             let mut options = OpenOptions::new();
-            options.read(true).write(true).mode(mode & !umask & 0o7777);
+            options.read(true).write(true).mode(mode);
             if flags & libc::O_EXCL != 0 {
                 options.create_new(true);
             } else {
                 options.create(true).truncate(flags & libc::O_TRUNC != 0);
             }
             let file = self.renaming(Some(&path), || options.open(&path))?;
+            if self.dfuse.is_some() && flags & libc::O_EXCL != 0 {
+                // the mode as it was asked for, whatever this process's umask
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+            }
             let attr = self.adopt(req, parent, name)?;
             if flags & libc::O_TRUNC != 0 {
                 self.noted(|ledger| ledger.map(|ledger| ledger.resized(attr.ino.0, 0)));
             }
-            Ok((attr, self.handle(file, name)))
+            Ok((attr, self.handle(file, name, true)))
         });
         match made {
             Ok((attr, handle)) => {
-                reply.created(&TTL, &attr, Generation(0), handle, self.fopen_flags());
+                reply.created(&self.names_ttl(), &attr, Generation(0), handle, self.fopen_flags(flags));
             }
             Err(error) => reply.error(Errno::from(error)),
         }
@@ -252,6 +331,7 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count("read");
         if let Some(errno) = self.trouble_at(Call::Read, fh) {
             return reply.error(errno);
         }
@@ -273,6 +353,7 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.count("write");
         if let Some(errno) = self.trouble_writing(fh, data.len()) {
             return reply.error(errno);
         }
@@ -283,6 +364,7 @@ impl Filesystem for Passthrough {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.count("flush");
         if let Some(errno) = self.trouble_at(Call::Flush, fh) {
             return reply.error(errno);
         }
@@ -299,11 +381,14 @@ impl Filesystem for Passthrough {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.count("release");
         self.files.lock().unwrap().remove(&fh.0);
+        self.released(fh);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count("fsync");
         if let Some(errno) = self.trouble_at(Call::Fsync, fh) {
             return reply.error(errno);
         }
@@ -311,10 +396,12 @@ impl Filesystem for Passthrough {
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.count("fsyncdir");
         empty(reply, self.sync_dir(ino));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count("opendir");
         if let Some(errno) = self.trouble_with(Call::OpenDir, ino) {
             return reply.error(errno);
         }
@@ -328,13 +415,11 @@ impl Filesystem for Passthrough {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.count("readdir");
         if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
             return reply.error(errno);
         }
-        if offset == 0 {
-            thread::sleep(Duration::from_millis(self.faults.list_delay_ms));
-        }
-        let entries = match self.listing(ino, fh) {
+        let entries = match self.listing(ino, fh, offset) {
             Ok(entries) => entries,
             Err(error) => return reply.error(Errno::from(error)),
         };
@@ -347,7 +432,52 @@ impl Filesystem for Passthrough {
         reply.ok();
     }
 
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.count("readdirplus");
+        if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
+            return reply.error(errno);
+        }
+        let entries = match self.listing(ino, fh, offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(Errno::from(error)),
+        };
+        let skipped = usize::try_from(offset).unwrap();
+        for (next, (number, kind, name)) in (offset + 1..).zip(entries.iter().skip(skipped)) {
+            let is_dots = name == "." || name == "..";
+            // inode number 0: the kernel has to look the name up itself
+            let nothing = FileAttr { ino: INodeNo(0), kind: *kind, ..MISSING };
+            let attr =
+                if is_dots { FileAttr { ino: *number, ..nothing } } else { self.look_up(ino, name).unwrap_or(nothing) };
+            if reply.add(attr.ino, next, name, &self.names_ttl(), &attr, Generation(0)) {
+                if !is_dots && attr.ino.0 != 0 {
+                    self.inodes.forget(attr.ino, 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        _in_data: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.count("ioctl");
+        match self.ioctl(ino, fh, cmd, out_size) {
+            Ok(answer) => reply.ioctl(0, &answer),
+            Err(error) => reply.error(Errno::from(error)),
+        }
+    }
+
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.count("releasedir");
         self.listings.lock().unwrap().remove(&fh.0);
         reply.ok();
     }
@@ -362,29 +492,42 @@ impl Filesystem for Passthrough {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.count("setxattr");
         if let Some(errno) = self.trouble_with(Call::SetXattr, ino) {
             return reply.error(errno);
         }
-        let path = self.attributed(ino, Some(name));
+        let path = self.refuse_attribute(ino, name, value).and_then(|()| self.attributed(ino, Some(name)));
         empty(reply, path.and_then(|path| sys::set_xattr_through(&path, name, value, flags)));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count("getxattr");
+        if let Some(own) = self.own_attribute(ino, name) {
+            return sized(reply, size, own);
+        }
         let path = self.attributed(ino, Some(name));
         sized(reply, size, path.and_then(|path| sys::get_xattr_through(&path, name)));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count("listxattr");
         let path = self.attributed(ino, None);
-        sized(reply, size, path.and_then(|path| sys::list_xattrs_through(&path)));
+        let names = path.and_then(|path| sys::list_xattrs_through(&path));
+        sized(reply, size, names.map(|names| self.listed_attributes(ino, names)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count("removexattr");
         let path = self.attributed(ino, Some(name));
-        empty(reply, path.and_then(|path| sys::remove_xattr_through(&path, name)));
+        let removed = match self.own_attribute(ino, name) {
+            Some(own) => own.map(drop),
+            None => path.and_then(|path| sys::remove_xattr_through(&path, name)),
+        };
+        empty(reply, self.of_removal(removed));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.count("lseek");
         match self.seek(fh, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(Errno::from(error)),
@@ -392,6 +535,7 @@ impl Filesystem for Passthrough {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count("statfs");
         let Ok(s) = statvfs(&self.root) else {
             return reply.error(Errno::EIO);
         };

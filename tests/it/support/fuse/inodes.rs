@@ -29,17 +29,35 @@ impl Inode {
     }
 }
 
-pub struct Inodes(Mutex<HashMap<u64, Inode>>);
+pub struct Inodes {
+    known: Mutex<HashMap<u64, Inode>>,
+    /// Added to the backing directory's inode numbers.
+    salt: u64,
+}
 
 impl Inodes {
-    pub fn new(root: &Path) -> io::Result<Inodes> {
+    pub fn new(root: &Path, salt: u64) -> io::Result<Inodes> {
         let file = Arc::new(open_path(root)?);
         let root = Inode { file, name: OsString::new(), lookups: 1 };
-        Ok(Inodes(Mutex::new(HashMap::from([(INodeNo::ROOT.0, root)]))))
+        Ok(Inodes { known: Mutex::new(HashMap::from([(INodeNo::ROOT.0, root)])), salt })
+    }
+
+    /// The number that the kernel knows an inode of the backing directory by.
+    pub fn exposed(&self, ino: u64) -> INodeNo {
+        INodeNo(ino + self.salt)
+    }
+
+    fn seen(&self, meta: &Metadata) -> FileAttr {
+        FileAttr { ino: self.exposed(meta.ino()), ..attributes(meta) }
+    }
+
+    /// What a name in a directory stands for, not followed.
+    pub fn opened(&self, parent: INodeNo, name: &OsStr) -> io::Result<File> {
+        open_path(&self.child(parent, name)?)
     }
 
     pub fn get(&self, id: INodeNo) -> io::Result<Inode> {
-        let found = self.0.lock().unwrap().get(&id.0).cloned();
+        let found = self.known.lock().unwrap().get(&id.0).cloned();
         found.ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
     }
 
@@ -48,11 +66,10 @@ impl Inodes {
         Ok(self.get(parent)?.path().join(name))
     }
 
-    /// Looks a name up and counts the kernel's reference to it.
-    pub fn look_up(&self, parent: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
-        let file = open_path(&self.child(parent, name)?)?;
-        let attr = attributes(&file.metadata()?);
-        let mut inodes = self.0.lock().unwrap();
+    /// Counts the kernel's reference to what was opened by this name.
+    pub fn adopt(&self, file: File, name: &OsStr) -> io::Result<FileAttr> {
+        let attr = self.seen(&file.metadata()?);
+        let mut inodes = self.known.lock().unwrap();
         let fresh = || Inode { file: Arc::new(file), name: OsString::new(), lookups: 0 };
         let inode = inodes.entry(attr.ino.0).or_insert_with(fresh);
         inode.lookups += 1;
@@ -61,7 +78,7 @@ impl Inodes {
     }
 
     pub fn forget(&self, id: INodeNo, lookups: u64) {
-        let mut inodes = self.0.lock().unwrap();
+        let mut inodes = self.known.lock().unwrap();
         if let Some(inode) = inodes.get_mut(&id.0) {
             inode.lookups = inode.lookups.saturating_sub(lookups);
             if inode.lookups == 0 && id != INodeNo::ROOT {
@@ -71,9 +88,7 @@ impl Inodes {
     }
 
     pub fn attributes(&self, id: INodeNo) -> io::Result<FileAttr> {
-        let mut attr = attributes(&self.get(id)?.file.metadata()?);
-        attr.ino = id;
-        Ok(attr)
+        Ok(FileAttr { ino: id, ..attributes(&self.get(id)?.file.metadata()?) })
     }
 
     /// Names, inode numbers and types of a directory's entries.
@@ -86,7 +101,7 @@ impl Inodes {
             let entry = entry?;
             let kind = FileType::from_std(entry.file_type()?).expect("one of the seven types");
             let number = std::os::unix::fs::DirEntryExt::ino(&entry);
-            entries.push((INodeNo(number), kind, entry.file_name()));
+            entries.push((self.exposed(number), kind, entry.file_name()));
         }
         Ok(entries)
     }

@@ -1,6 +1,7 @@
-//! A FUSE passthrough served from the test process: it refuses what dfuse refuses, and has faults.
+//! A FUSE passthrough served from the test process: it has faults, or is a dfuse.
 
 mod calls;
+mod dfuse;
 mod durable;
 mod inodes;
 mod passthrough;
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use super::mounts::unmount;
 use super::skip::{self, Missing};
 use super::tree::temp;
+pub use dfuse::{Dfuse, set_container};
 use durable::Ledger;
 use passthrough::Passthrough;
 pub use trouble::{Call, Control, Trouble};
@@ -60,11 +62,13 @@ pub struct Faults {
     pub control: Control,
     /// What is not made durable is lost in [`FuseMount::cut_power`]; see `durable.rs`.
     pub forgets_at_power_cut: bool,
+    /// It is a dfuse; see `dfuse.rs`.
+    pub dfuse: Option<Dfuse>,
 }
 
 impl Faults {
-    /// What dfuse refuses.
-    pub fn like_dfuse() -> Faults {
+    /// Neither hard links nor special files nor other owners.
+    pub fn refusing() -> Faults {
         Faults { refuse_link: true, refuse_mknod: true, refuse_chown: true, ..Faults::default() }
     }
 }
@@ -84,6 +88,11 @@ pub struct FuseMount {
 
 impl FuseMount {
     pub fn new(faults: Faults) -> Result<FuseMount, Missing> {
+        FuseMount::over(None, faults)
+    }
+
+    /// Shows a directory that is there; without one, an own one.
+    pub fn over(backing: Option<&Path>, faults: Faults) -> Result<FuseMount, Missing> {
         skip::root()?;
         if !Path::new("/dev/fuse").exists() {
             return Err(Missing::new("no /dev/fuse"));
@@ -92,9 +101,12 @@ impl FuseMount {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let home = temp();
-        let (path, backing) = (home.path().join("mnt"), home.path().join("backing"));
+        let (path, own) = (home.path().join("mnt"), home.path().join("backing"));
         fs::create_dir(&path).unwrap();
-        fs::create_dir(&backing).unwrap();
+        if backing.is_none() {
+            fs::create_dir(&own).unwrap();
+        }
+        let backing = backing.map_or(own, Path::to_path_buf);
         let mut mount = FuseMount { path, backing, faults, durable: Durable::default(), session: None, home };
         mount.serve()?;
         Ok(mount)
@@ -107,6 +119,7 @@ impl FuseMount {
             *self.durable.lock().unwrap() = Some(Ledger::new(&self.backing, &shadows).unwrap());
         }
         let passthrough = Passthrough::new(&self.backing, self.faults.clone(), self.durable.clone()).unwrap();
+        let notifier = passthrough.notifier();
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("pcopy-it".to_owned()),
@@ -118,6 +131,7 @@ impl FuseMount {
         config.n_threads = Some(4);
         let session = Session::new(passthrough, &self.path, &config);
         let session = session.map_err(|e| Missing::new(format!("mounting FUSE: {e}")))?;
+        let _ = notifier.set(session.notifier());
         self.session = Some(session.spawn().unwrap());
         Ok(())
     }

@@ -16,6 +16,7 @@ use fuser::{FileAttr, FileHandle, FileType, FopenFlags, INodeNo, OpenAccMode, Op
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, Whence, fchownat, lseek};
 
+use super::dfuse::Mounted;
 use super::durable::Ledger;
 use super::inodes::{Inodes, timespec};
 use super::{BadByte, Durable, Faults};
@@ -31,6 +32,8 @@ impl BadByte {
 pub struct Handle {
     pub file: File,
     pub name: OsString,
+    /// It was opened for writing.
+    pub writes: bool,
 }
 
 pub type Listing = Arc<Vec<(INodeNo, FileType, OsString)>>;
@@ -43,17 +46,21 @@ pub struct Passthrough {
     pub next_handle: AtomicU64,
     pub written_bytes: AtomicU64,
     pub root: PathBuf,
+    /// Where it is a dfuse.
+    pub dfuse: Option<Mounted>,
     durable: Durable,
 }
 
-fn not_supported(code: i32) -> io::Error {
+pub fn not_supported(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
 impl Passthrough {
     pub fn new(backing: &Path, faults: Faults, durable: Durable) -> io::Result<Passthrough> {
+        let dfuse = faults.dfuse.clone().map(Mounted::new);
         Ok(Passthrough {
-            inodes: Inodes::new(backing)?,
+            inodes: Inodes::new(backing, dfuse.as_ref().map_or(0, Mounted::salt))?,
+            dfuse,
             faults,
             files: Mutex::default(),
             listings: Mutex::default(),
@@ -108,16 +115,21 @@ impl Passthrough {
         found.ok_or_else(|| not_supported(libc::EBADF))
     }
 
-    pub fn handle(&self, file: File, name: &OsStr) -> FileHandle {
+    pub fn handle(&self, file: File, name: &OsStr, writes: bool) -> FileHandle {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let handle = Handle { file, name: name.to_owned() };
+        let handle = Handle { file, name: name.to_owned(), writes };
         self.files.lock().unwrap().insert(number, Arc::new(handle));
         FileHandle(number)
     }
 
-    pub fn fopen_flags(&self) -> FopenFlags {
+    pub fn fopen_flags(&self, flags: i32) -> FopenFlags {
         let short = self.faults.short_read.is_some() || self.faults.short_write.is_some();
-        if short { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+        let past_the_cache = |dfuse: &Mounted| !dfuse.options.caching || flags & libc::O_DIRECT != 0;
+        if short || self.dfuse.as_ref().is_some_and(past_the_cache) {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::empty()
+        }
     }
 
     pub fn refuse_direct(&self, flags: i32) -> io::Result<()> {
@@ -137,7 +149,7 @@ impl Passthrough {
         if truncates {
             self.noted(|ledger| ledger.map(|ledger| ledger.resized(ino.0, 0)));
         }
-        Ok(self.handle(file, &inode.name))
+        Ok(self.handle(file, &inode.name, writes))
     }
 
     /// Gives what a request made to the one who asked, and looks it up.
@@ -146,7 +158,16 @@ impl Passthrough {
             let path = self.inodes.child(parent, name)?;
             std::os::unix::fs::lchown(path, Some(req.uid()), Some(req.gid()))?;
         }
-        self.inodes.look_up(parent, name)
+        self.look_up(parent, name)
+    }
+
+    /// Looks a name up; a directory may lead to another container.
+    pub fn look_up(&self, parent: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
+        let file = match self.linked_container(&self.inodes.child(parent, name)?)? {
+            Some(container) => File::open(container)?,
+            None => self.inodes.opened(parent, name)?,
+        };
+        Ok(self.shown(self.inodes.adopt(file, name)?))
     }
 
     pub fn try_read(&self, fh: FileHandle, offset: u64, size: u32) -> io::Result<Vec<u8>> {
@@ -190,7 +211,11 @@ impl Passthrough {
     }
 
     /// A directory's entries, as they were when they were first asked for: opening it alone does not read it.
-    pub fn listing(&self, ino: INodeNo, fh: FileHandle) -> io::Result<Listing> {
+    pub fn listing(&self, ino: INodeNo, fh: FileHandle, offset: u64) -> io::Result<Listing> {
+        if offset == 0 {
+            thread::sleep(Duration::from_millis(self.faults.list_delay_ms));
+            self.listed(ino);
+        }
         if let Some(entries) = self.listings.lock().unwrap().get(&fh.0) {
             return Ok(entries.clone());
         }
@@ -206,7 +231,7 @@ impl Passthrough {
             libc::SEEK_HOLE => Whence::SeekHole,
             _ => return Err(not_supported(libc::EINVAL)),
         };
-        if !self.faults.attributes_and_holes {
+        if !self.faults.attributes_and_holes || self.dfuse.is_some() {
             return Err(not_supported(libc::ENOSYS));
         }
         Ok(lseek(&self.file(fh)?.file, offset, whence)?)
@@ -214,6 +239,7 @@ impl Passthrough {
 
     pub fn change(&self, ino: INodeNo, change: &Change) -> io::Result<FileAttr> {
         let inode = self.inodes.get(ino)?;
+        self.refuse_mode(change.mode)?;
         if let Some(mode) = change.mode {
             fs::set_permissions(inode.path(), fs::Permissions::from_mode(mode & 0o7777))?;
         }
@@ -232,6 +258,7 @@ impl Passthrough {
             let times = [change.atime, change.mtime].map(|time| self.rounded(timespec(time)));
             sys::set_times(inode.file.as_fd(), times)?;
         }
+        self.attributes_set(ino);
         self.inodes.attributes(ino)
     }
 }
@@ -250,7 +277,8 @@ impl Passthrough {
     /// The path of an inode of which the attribute `name` may be set.
     pub fn attributed(&self, ino: INodeNo, name: Option<&OsStr>) -> io::Result<PathBuf> {
         let is_acl = name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"system.posix_acl_"));
-        let holds = self.faults.attributes_and_holes || self.faults.xattrs_without_acls && !is_acl;
+        let all = self.faults.attributes_and_holes || self.dfuse.is_some();
+        let holds = all || self.faults.xattrs_without_acls && !is_acl;
         if !holds {
             return Err(not_supported(libc::EOPNOTSUPP));
         }

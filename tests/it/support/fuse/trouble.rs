@@ -1,7 +1,7 @@
 //! Faults that come and go while the passthrough is mounted: an errno for some calls, the first few or all of them,
 //! room that ends and is made again, and a switch for the speed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,6 +167,8 @@ struct State {
     reads: AtomicU64,
     writes: AtomicU64,
     delay_ms: AtomicU64,
+    /// Requests of the kernel, by their names.
+    requests: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// The switches of a passthrough; the clones are the same switches.
@@ -212,6 +214,16 @@ impl Control {
         self.0.reads.load(Ordering::Relaxed)
     }
 
+    /// Counts a request of the kernel.
+    fn count(&self, request: &'static str) {
+        *self.0.requests.lock().unwrap().entry(request).or_default() += 1;
+    }
+
+    /// How many requests of each kind there were since this was last asked.
+    pub fn take_requests(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.0.requests.lock().unwrap())
+    }
+
     pub fn writes(&self) -> u64 {
         self.0.writes.load(Ordering::Relaxed)
     }
@@ -254,6 +266,11 @@ fn as_errno(code: i32) -> Errno {
 }
 
 impl Passthrough {
+    /// Counts a request of the kernel.
+    pub fn count(&self, request: &'static str) {
+        self.faults.control.count(request);
+    }
+
     /// What a call about this name fails with.
     pub fn trouble(&self, call: Call, name: &OsStr) -> Option<Errno> {
         self.faults.control.meets(call, name).map(|(code, _)| as_errno(code))
