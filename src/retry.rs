@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::types::Failure;
+use crate::types::{Failure, Side};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -11,18 +11,41 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// broken as a whole nobody should have to wait for every entry.
 const PATIENCE: u32 = 4;
 
+/// How long a node may remember that a name is missing which another one has just made: five seconds with dfuse's default,
+/// and some for the clocks.
+const UNSEEN: Duration = Duration::from_secs(6);
+
+/// On which sides a node may not know a name yet that another node has made: network file systems and FUSE.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lag {
+    pub source: bool,
+    pub destination: bool,
+}
+
+impl Lag {
+    /// Whether the failure may only mean that.
+    fn explains(self, failure: &Failure) -> bool {
+        let lags = match failure.side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
+        };
+        lags && failure.errno == libc::ENOENT
+    }
+}
+
 /// How often one thread tries again.
 #[derive(Clone, Debug)]
 pub struct Retry {
     retries: u32,
+    lag: Lag,
     /// In a row.
     given_up: u32,
 }
 
 impl Retry {
-    /// Tries at most this many times again.
-    pub fn new(retries: u32) -> Self {
-        Self { retries, given_up: 0 }
+    /// Tries at most this many times again; a name that another node may have made, for some seconds.
+    pub fn new(retries: u32, lag: Lag) -> Self {
+        Self { retries, lag, given_up: 0 }
     }
 
     /// Calls `what` until it succeeds or fails for good, with pauses that grow; before each further time `again` is asked
@@ -39,16 +62,20 @@ impl Retry {
         let retries = self.retries.checked_shr(self.given_up / PATIENCE).unwrap_or(0);
         let mut pause = FIRST_PAUSE;
         let mut result = what(state, false);
-        for _ in 0..retries {
-            if !matches!(&result, Err(failure) if failure.may_pass()) || !again(state) {
+        let (mut tries, mut waited) = (0, Duration::ZERO);
+        while let Err(failure) = &result {
+            let passes = failure.may_pass() && tries < retries;
+            let shows = retries > 0 && self.lag.explains(failure) && waited < UNSEEN;
+            if !(passes || shows) || !again(state) {
                 break;
             }
             thread::sleep(pause);
+            (tries, waited) = (tries + 1, waited + pause);
             pause = (pause * 4).min(LONGEST_PAUSE);
             result = what(state, true);
         }
         self.given_up = match &result {
-            Err(failure) if failure.may_pass() => self.given_up.saturating_add(1),
+            Err(failure) if failure.may_pass() || self.lag.explains(failure) => self.given_up.saturating_add(1),
             _ => 0,
         };
         result
@@ -58,7 +85,7 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Op, Side};
+    use crate::types::Op;
 
     fn failure(errno: i32) -> Failure {
         Failure { op: Op::Read, side: Side::Source, errno }
@@ -74,17 +101,31 @@ mod tests {
                 *calls += 1;
                 if *calls > fails { Ok(*calls) } else { Err(failure(errno)) }
             };
-            (Retry::new(2).run(&mut calls, what, |_| true), calls)
+            (Retry::new(2, Lag::default()).run(&mut calls, what, |_| true), calls)
         };
         assert_eq!(of(libc::EIO, 0), (Ok(1), 1));
         assert_eq!(of(libc::EIO, 2), (Ok(3), 3));
         assert_eq!(of(libc::EIO, 3), (Err(failure(libc::EIO)), 3));
         assert_eq!(of(libc::EACCES, 1), (Err(failure(libc::EACCES)), 1));
+        assert_eq!(of(libc::ENOENT, 1), (Err(failure(libc::ENOENT)), 1));
+    }
+
+    #[test]
+    fn a_name_that_another_node_may_have_made_is_waited_for() {
+        let mut calls = 0;
+        let what = |calls: &mut u32, _| {
+            *calls += 1;
+            if *calls > 4 { Ok(*calls) } else { Err(failure(libc::ENOENT)) }
+        };
+        let lag = Lag { source: true, destination: false };
+        assert_eq!(Retry::new(2, lag).run(&mut calls, what, |_| true), Ok(5));
+        calls = 0;
+        assert_eq!(Retry::new(0, lag).run(&mut calls, what, |_| true), Err(failure(libc::ENOENT)));
     }
 
     #[test]
     fn where_nothing_passes_it_is_tried_less_and_less() {
-        let mut retry = Retry::new(2);
+        let mut retry = Retry::new(2, Lag::default());
         let calls: Vec<u32> = (0..13)
             .map(|_| {
                 let mut calls = 0;

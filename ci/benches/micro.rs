@@ -60,7 +60,6 @@ fn report(id: u64, tasks: usize, entries: usize) -> Report {
         bytes_moved: 4096 * entries as u64,
         ended: Stats { files: entries as u64, bytes: 4096 * entries as u64, ..Stats::default() },
         full: false,
-        not_durable: None,
         halting: None,
         failures: Vec::new(),
     }

@@ -30,7 +30,8 @@ fn main() {
         sources: vec![open(Path::new(&dir))],
         destination: open(elsewhere.path()),
         reading,
-        sync_dirs: false,
+        unsynced: None,
+        lag: Default::default(),
         cached_dirs: 100,
     };
     let start = Instant::now();

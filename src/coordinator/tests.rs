@@ -225,7 +225,6 @@ impl Simulation {
                 bytes_moved: 0,
                 ended: Stats::default(),
                 full: false,
-                not_durable: None,
                 failures: vec![],
             };
             for task in work.tasks {
@@ -447,7 +446,6 @@ fn all_ended(work: &Assignment) -> Report {
         bytes_moved: 0,
         ended: Stats::default(),
         full: false,
-        not_durable: None,
         failures: vec![],
     }
 }
@@ -513,7 +511,6 @@ fn a_result_that_does_not_fit_its_task_is_refused() {
         bytes_moved: 0,
         ended: Stats::default(),
         full: false,
-        not_durable: None,
         failures: vec![],
     };
     let error = Err(CoordinatorError::WrongResult { rank: 0, id: work.id });
@@ -573,7 +570,6 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
                 bytes_moved: 0,
                 ended: Stats { files: ended, ..Stats::default() },
                 full: false,
-                not_durable: None,
                 halting: None,
                 failures: Vec::new(),
             };
@@ -629,7 +625,6 @@ fn a_name_that_is_there_becomes_the_owner_of_its_links_without_being_copied() {
         bytes_moved: 0,
         ended: Stats::default(),
         full: false,
-        not_durable: None,
         halting: None,
         failures: Vec::new(),
     };

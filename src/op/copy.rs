@@ -251,7 +251,7 @@ fn run(
     drop(acting);
     lead.limit = Limit::new(config.limit_rate, prepared.state_dir().map_err(|err| LeadError::State(".".into(), err))?);
     lead.share_limit(&threads);
-    let leaders = (0..).zip(hellos).filter(|(_, hello)| hello.leads_node).map(|(rank, _)| rank).collect();
+    let leaders = (0..).zip(hellos).filter(|(_, hello)| hello.syncs).map(|(rank, _)| rank).collect();
     let durability = if job.policy.dry_run { Durability::None } else { config.tuning.durability };
     let mut checkpoints = Checkpoints::new(hellos.len(), leaders, config.checkpoint_interval, durability);
     lead.run((&mut coordinator, &mut checkpoints), scan, (&recorded.base, &threads), || prepared.is_lost())?;

@@ -349,10 +349,6 @@ impl<'a> Lead<'a> {
             Incoming::Checkpoint(answer) => return self.take_checkpoint(checkpoints, from, &answer),
             _ => return Err(LeadError::Unexpected(from, "a message that is no report")),
         };
-        if let Some(failure) = &report.not_durable {
-            let trouble = Trouble { text: failure.to_string(), errno: failure.errno };
-            return Err(LeadError::NotDurable(from, trouble));
-        }
         if let Some((path, failure)) = &report.halting {
             self.halt_for(coordinator, path, failure);
         }

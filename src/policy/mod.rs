@@ -1,11 +1,13 @@
 //! What is copied, and what is preserved of it: the user's choices, and what follows from them. Pure: no files, no
 //! messages. The command line makes them, the scan and the I/O threads ask them.
 
+mod bound;
 mod filter;
 mod glob;
 mod owners;
 mod selection;
 
+use bound::{Bound, bound};
 use serde::{Deserialize, Serialize};
 
 pub use filter::{Filter, Rule};
@@ -65,7 +67,7 @@ pub enum Xattrs {
     /// None at all, ACLs neither.
     None,
     All,
-    /// All but those of Lustre that describe where one copy lies.
+    /// All but those that bind an inode to its store, Lustre's layout for one (`bound.rs` has the table).
     #[default]
     NonLustre,
     /// All but those whose names match one of these patterns, from /etc/xattr.conf, see attr_copy_action(3).
@@ -145,26 +147,12 @@ impl Policy {
     }
 }
 
-/// Attributes of Lustre that describe where one copy lies, not what it holds; dcp leaves out the same.
-const LUSTRE: [&[u8]; 11] = [
-    b"trusted.som",
-    b"trusted.lov",
-    b"trusted.lma",
-    b"trusted.lmv",
-    b"trusted.dmv",
-    b"trusted.link",
-    b"trusted.fid",
-    b"trusted.version",
-    b"trusted.hsm",
-    b"trusted.lfsck_bitmap",
-    b"trusted.dummy",
-];
-
 /// Which attributes are copied, ready to be asked for many names.
 pub struct XattrChoice {
     xattr: bool,
     acl: bool,
-    lustre: bool,
+    /// Those that bind an inode to its store too, but for the ones that never are.
+    bound: bool,
     skipped: Vec<Glob>,
 }
 
@@ -182,16 +170,20 @@ impl XattrChoice {
         Ok(Self {
             xattr: some && policy.preserve.xattr,
             acl: some && policy.preserve.acl,
-            lustre: policy.xattrs != Xattrs::NonLustre,
+            bound: policy.xattrs != Xattrs::NonLustre,
             skipped,
         })
     }
 
     /// Whether the attribute of this name is copied; `is_acl` if it is an ACL.
     pub fn wants(&self, name: &[u8], is_acl: bool) -> bool {
-        let lustre = || name.starts_with(b"lustre.") || LUSTRE.contains(&name);
         let wanted = if is_acl { self.acl } else { self.xattr };
-        wanted && (self.lustre || !lustre()) && !self.skipped.iter().any(|glob| glob.matches(name))
+        let may_be = || match bound(name) {
+            None => true,
+            Some(Bound::ByChoice) => self.bound,
+            Some(Bound::Never) => false,
+        };
+        wanted && may_be() && !self.skipped.iter().any(|glob| glob.matches(name))
     }
 }
 
@@ -223,10 +215,24 @@ mod tests {
         };
         assert_eq!(chosen(Xattrs::None), [false; 5]);
         assert_eq!(chosen(Xattrs::All), [true; 5]);
-        assert_eq!(chosen(Xattrs::NonLustre), [true, false, false, true, true]);
+        assert_eq!(chosen(Xattrs::NonLustre), [true, false, false, false, true]);
         assert_eq!(chosen(Xattrs::Libattr(skipped_by_xattr_conf(conf))), [true, true, true, false, true]);
         let beagle = Policy { xattrs: Xattrs::Libattr(skipped_by_xattr_conf(conf)), ..Policy::default() };
         assert!(!wants(&beagle, "user.Beagle.x/y") && wants(&beagle, "user.Beagle"));
+    }
+
+    #[test]
+    fn what_binds_an_inode_to_its_store_is_copied_by_choice_or_never() {
+        let by_choice =
+            ["trusted.glusterfs.dht", "trusted.gfid", "ceph.dir.layout", "trusted.overlay.origin", "security.ima"];
+        let always = ["trusted.overlay.opaque", "trusted.lovely", "user.daosx", "trusted.note", "btrfs.compression"];
+        for (xattrs, expected) in [(Xattrs::NonLustre, false), (Xattrs::All, true), (Xattrs::Libattr(Vec::new()), true)]
+        {
+            let policy = Policy { xattrs, ..Policy::default() };
+            by_choice.iter().for_each(|name| assert_eq!(wants(&policy, name), expected, "{name}"));
+            always.iter().for_each(|name| assert!(wants(&policy, name), "{name}"));
+            assert!(!wants(&policy, "user.daos"));
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 pub use names::Names;
 
 use crate::policy::{Filter, Policy};
-use crate::types::{Digest, Facts, Failure, Identity, Kind, LinkId, Partial, RelPath, Stats, Temporary, Timestamp};
+use crate::types::{
+    Digest, Facts, Failure, Identity, Kind, LinkId, NameSet, Partial, RelPath, Stats, Temporary, Timestamp,
+};
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 7;
+pub const PROTOCOL_VERSION: u8 = 8;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -249,8 +251,8 @@ pub enum Sparse {
 pub struct Hello {
     pub host: String,
     pub threads: u32,
-    /// The first rank of its node: it makes durable what the node has written.
-    pub leads_node: bool,
+    /// It takes part in making durable: the first rank of a node does it for all of them, where syncfs does; else each.
+    pub syncs: bool,
     /// What it could not see, in words; `None` when it is ready.
     pub trouble: Option<String>,
 }
@@ -363,6 +365,10 @@ pub struct DirBefore {
     pub ctime: Timestamp,
     /// Permission bits of the destination's one, if that was there already.
     pub mode_there: Option<u32>,
+    /// Its owner, who runs pcopy, got permissions that he did not have.
+    pub lent: bool,
+    /// What the listing has shown; `None` where only some names were asked for.
+    pub names: Option<NameSet>,
 }
 
 /// Tasks are done.
@@ -378,8 +384,6 @@ pub struct Report {
     pub ended: Stats,
     /// The rank has much in memory to write down.
     pub full: bool,
-    /// Names could not be made durable: the job cannot go on.
-    pub not_durable: Option<Failure>,
     /// What the job has to stop for: no space is left, the file system is gone. The entry has not ended.
     pub halting: Option<(RelPath, Failure)>,
     /// Of the failures, the first few; `ended` counts them all.

@@ -202,9 +202,8 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         Just(Message::Begin(None)),
         job().prop_map(|job| Message::Begin(Some(Box::new(job)))),
-        (".*", any::<u32>(), any::<Option<String>>()).prop_map(|(host, threads, trouble)| {
-            Message::Hello(Hello { host, threads, leads_node: true, trouble })
-        }),
+        (".*", any::<u32>(), any::<Option<String>>())
+            .prop_map(|(host, threads, trouble)| { Message::Hello(Hello { host, threads, syncs: true, trouble }) }),
         (any::<u64>(), prop::collection::vec(task(), 0..3)).prop_map(|(id, tasks)| Message::Work { id, tasks }),
         (
             any::<u64>(),
@@ -221,7 +220,6 @@ fn message() -> impl Strategy<Value = Message> {
                     bytes_moved,
                     ended: Stats::from_array(ended),
                     full: true,
-                    not_durable: failures.first().map(|(_, failure)| failure.clone()),
                     halting,
                     failures,
                 }))

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Roots, failure};
 use crate::proto::{DirBefore, Job, Names};
 use crate::retry::Retry;
-use crate::sys::{DirCache, Errno, Meta, Reading, list, open_dir_at};
-use crate::types::{Failure, Kind, Op, RelPath, Side};
+use crate::sys::{DirCache, Errno, Meta, Reading, Unsynced, list, open_dir_at};
+use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 
 /// Bytes of names, and directories, that a rank keeps of one directory. What is longer is for rank 0, which can hand it on
 /// in parts, and wait before it goes on.
@@ -22,7 +22,7 @@ pub struct Rooms {
     pub(super) source_metas: Vec<Meta>,
     pub(super) destination_meta: Meta,
     pub(super) reading: Reading,
-    pub(super) sync_dirs: bool,
+    pub(super) unsynced: Option<Arc<Unsynced>>,
 }
 
 impl Rooms {
@@ -34,7 +34,7 @@ impl Rooms {
             source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
             destination_meta: Meta::of(&roots.destination)?,
             reading: roots.reading,
-            sync_dirs: roots.sync_dirs,
+            unsynced: roots.unsynced.clone(),
         })
     }
 
@@ -84,7 +84,7 @@ impl Lister {
         Self {
             sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
-            retry: Retry::new(rooms.job.tuning.retries),
+            retry: Retry::new(rooms.job.tuning.retries, roots.lag),
             retries: 0,
             rooms: Arc::clone(rooms),
             halt: Arc::clone(halt),
@@ -135,11 +135,13 @@ impl Lister {
         let opened = self.retried(|me, _| me.open_source(source, path, None, false));
         let made = opened.and_then(|(dir, meta)| {
             found.left_alone = self.rooms.leaves_alone(source, &meta);
-            if !found.left_alone && self.list_into(&mut found, source, path, &dir) == TooLong::Yes {
+            let mut seen = NameSet::default();
+            if !found.left_alone && self.list_into((&mut found, &mut seen), source, path, &dir) == TooLong::Yes {
                 return Ok(None);
             }
-            let mode_there = self.retried(|me, again| me.make_dir(path, again))?;
-            Ok(Some(DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there }))
+            let there = self.retried(|me, again| me.make_dir(path, again))?;
+            let names = (!found.left_alone).then_some(seen);
+            Ok(Some(DirBefore { names, ..DirBefore::new(&meta, there) }))
         });
         match made {
             Ok(None) => return Listed::TooLong,
@@ -152,14 +154,21 @@ impl Lister {
     }
 
     /// The names of an open directory. What was seen of one that cannot be listed to its end counts.
-    fn list_into(&mut self, found: &mut Found, source: u16, path: &RelPath, dir: &OwnedFd) -> TooLong {
+    fn list_into(
+        &mut self,
+        (found, seen): (&mut Found, &mut NameSet),
+        source: u16,
+        path: &RelPath,
+        dir: &OwnedFd,
+    ) -> TooLong {
         let mut too_long = TooLong::No;
         let listed = self.retried(|me, _| {
-            (found.names, found.subdirs, found.excluded) = Default::default();
+            (found.names, found.subdirs, found.excluded, *seen) = Default::default();
             let failed = |err| failure(Op::List, Side::Source, err);
             let stream = open_dir_at(dir.as_fd(), b".", me.rooms.reading).map_err(failed)?;
             let mut unknown = None;
             let listed = list(stream, |entry| {
+                seen.add(entry.name, entry.kind);
                 match entry.kind.map_or_else(|| me.kind_of(dir, entry.name), Ok) {
                     Ok(kind) if me.is_excluded((source, path), entry.name, kind == Kind::Dir) => found.excluded += 1,
                     Ok(Kind::Dir) => found.subdirs.push(entry.name, Kind::Dir),

@@ -10,7 +10,7 @@ use crate::policy::Selection;
 use crate::proto::{Known, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::state;
 use crate::sys::{Errno, list, open_dir_at};
-use crate::types::{Failure, Kind, Op, RelPath, Side};
+use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 
 /// A directory that is being listed.
 pub(super) struct Listing<'a> {
@@ -25,6 +25,8 @@ pub(super) struct Listing<'a> {
     pub(super) nested: usize,
     /// Names that were not sent yet.
     pub(super) names: Names,
+    /// All that the listing has shown.
+    pub(super) seen: NameSet,
     pub(super) known: Vec<Known>,
     pub(super) subdirs: u64,
     pub(super) excluded: u64,
@@ -38,8 +40,10 @@ impl Scanner {
         let failed = |err| failure(Op::List, Side::Source, err);
         let stream = open_dir_at(listing.dir.as_fd(), b".", self.lister.rooms.reading).map_err(failed)?;
         let (mut unknown, mut seen) = (None, false);
+        listing.seen = NameSet::default();
         let listed = list(stream, |entry| {
             seen = true;
+            listing.seen.add(entry.name, entry.kind);
             let linked = self.lister.rooms.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
             match entry.kind.filter(|_| !linked).map_or_else(|| self.lister.kind_of(listing.dir, entry.name), Ok) {
                 Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),

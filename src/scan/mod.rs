@@ -30,8 +30,9 @@ pub use recorded::Recorded;
 use crate::journal::Block;
 use crate::policy::Selection;
 use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_LEN, Names};
-use crate::sys::{Errno, Reading};
-use crate::types::{Failure, Kind, Op, RelPath, Side};
+use crate::retry::Lag;
+use crate::sys::{Errno, Reading, Unsynced};
+use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -113,8 +114,10 @@ pub struct Roots {
     pub destination: Arc<OwnedFd>,
     /// How sources are opened.
     pub reading: Reading,
-    /// Each new directory has to be made durable on its own.
-    pub sync_dirs: bool,
+    /// Directories that have to be made durable on their own, if that has to be.
+    pub unsynced: Option<Arc<Unsynced>>,
+    /// Where a name may not be known yet.
+    pub lag: Lag,
     /// Directories that a thread may keep open on each side.
     pub cached_dirs: usize,
 }
@@ -354,19 +357,18 @@ impl Scanner {
             let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
             Ok((dir, meta, me.make_dir(&path, again)?))
         });
-        let (dir, meta, mode_there) = match opened {
+        let (dir, meta, there) = match opened {
             Ok(opened) => opened,
             Err(failure) => {
                 self.listed(id, (0, 0), None, None, Some(failure));
                 return Ok(());
             }
         };
-        let before = DirBefore { atime: meta.atime, mtime: meta.mtime, ctime: meta.ctime, mode_there };
-        let before = Some(before);
+        let mut before = DirBefore::new(&meta, there);
         let shared = Arc::clone(&self.shared);
         if shared.rooms.leaves_alone(source, &meta) {
             self.keep(ScanEvent::NotEntered { path });
-            self.listed(id, (0, 0), before, None, None);
+            self.listed(id, (0, 0), Some(before), None, None);
             return Ok(());
         }
         let top = &shared.rooms.job.sources[usize::from(source)].target;
@@ -381,6 +383,7 @@ impl Scanner {
             ancestors: follows.then(|| Arc::new(Ancestor { meta, parent: ancestors })),
             nested,
             names: Names::default(),
+            seen: NameSet::default(),
             known: Vec::new(),
             subdirs: 0,
             excluded: 0,
@@ -391,7 +394,11 @@ impl Scanner {
                 self.list_selected(&mut listing, selection, &below, range);
                 Ok(())
             }
-            _ => self.retried(|me, _| me.list_all(&mut listing)).and_then(|listed| listed),
+            _ => {
+                let listed = self.retried(|me, _| me.list_all(&mut listing)).and_then(|listed| listed);
+                before.names = Some(listing.seen);
+                listed
+            }
         };
         let Listing { names, known, subdirs, excluded, gone, .. } = listing;
         if gone {
@@ -407,7 +414,7 @@ impl Scanner {
         let job = &shared.rooms.job;
         let can_be_left = ended.is_ok() && job.began.is_none() && job.abandoned.is_empty();
         let recorded = can_be_left.then(|| shared.recorded.record(&path, &mut self.block)).flatten();
-        self.listed(id, (subdirs, excluded), before, recorded, ended.err());
+        self.listed(id, (subdirs, excluded), Some(before), recorded, ended.err());
         Ok(())
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::loops::{Ancestor, is_inside};
 use super::{Lister, MAX_PATH_LEN, failure};
-use crate::sys::{Errno, Meta, make_dir, mode_before, strip_dir_acls, sync_dir, use_dir};
+use crate::proto::DirBefore;
+use crate::sys::{DirThere, Errno, Meta, make_dir, mode_before, strip_dir_acls, use_dir};
 use crate::types::{Failure, Op, RelPath, Side};
 
 impl Lister {
@@ -43,14 +44,15 @@ impl Lister {
         Ok((dir, meta))
     }
 
-    /// Makes the directory at the destination; the mode of one that is there already. When it is tried `again` the first
+    /// Makes the directory at the destination, or uses the one that is there already. When it is tried `again` the first
     /// time may have made it.
-    pub(super) fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<Option<u32>, Failure> {
+    pub(super) fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<DirThere, Failure> {
         let job = Arc::clone(&self.rooms.job);
-        let Some((parent, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            return Ok(mode_before(&self.rooms.destination_meta).filter(|_| !job.fresh));
+        let Some((above, name)) = path.split().filter(|_| !job.policy.dry_run) else {
+            let mode = mode_before(&self.rooms.destination_meta).filter(|_| !job.fresh);
+            return Ok(DirThere { mode, lent: false });
         };
-        let parent = self.destination.open(0, &parent).map_err(|err| failure(Op::Open, Side::Destination, err))?;
+        let parent = self.destination.open(0, &above).map_err(|err| failure(Op::Open, Side::Destination, err))?;
         let make = || make_dir(parent.as_fd(), name, job.fresh && !again);
         // most are there when the job goes on, and a look is cheaper than an attempt
         let there = if job.generation > 1 && !job.fresh {
@@ -62,15 +64,25 @@ impl Lister {
             make()
         };
         let there = there.map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
-        if job.fresh && there.is_some() {
+        let is_new = there.mode.is_none();
+        if job.fresh && !is_new {
             return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
         }
-        if there.is_none() && job.policy.strips_inherited_acls() {
+        // what this job has made hands no ACL down before it is finished
+        if is_new && !job.fresh && job.policy.strips_inherited_acls() {
             strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
         }
-        if there.is_none() && self.rooms.sync_dirs {
-            sync_dir(parent.as_fd()).map_err(|err| failure(Op::Fsync, Side::Destination, err))?;
+        if let Some(unsynced) = self.rooms.unsynced.as_ref().filter(|_| is_new) {
+            unsynced.add(&above);
         }
         Ok(there)
+    }
+}
+
+impl DirBefore {
+    /// Of a directory that is open at the source, and there at the destination; its names are still to be listed.
+    pub(super) fn new(meta: &Meta, there: DirThere) -> Self {
+        let Meta { atime, mtime, ctime, .. } = *meta;
+        Self { atime, mtime, ctime, mode_there: there.mode, lent: there.lent, names: None }
     }
 }

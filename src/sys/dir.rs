@@ -2,15 +2,15 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
@@ -29,28 +29,68 @@ pub fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, DIR_FLAGS, Mode::empty())
 }
 
-/// Opens the directory `name` in `dir`; a symbolic link that is not followed is `ENOTDIR` or `ELOOP`.
+/// Opens the directory `name` in `dir`, to list it, to change it or to make it durable; a symbolic link that is not followed
+/// is `ENOTDIR` or `ELOOP`.
+///
+/// Not by a symbol of the C library: DAOS's libioil asks three things of each descriptor that it sees opened, registers
+/// directories too, and does not see that closedir(3) closes them, which the C library does by an internal call. The next
+/// file that gets the number would be taken for the directory.
 ///
 /// # Errors
 /// Those of open(2).
 pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<OwnedFd, Errno> {
-    how.open(dir, name, DIR_FLAGS | OFlag::O_NOFOLLOW)
+    let follow = if how.follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    if how.noatime {
+        match open_unseen(dir, name, DIR_FLAGS | follow | OFlag::O_NOATIME) {
+            // for the owner and root only
+            Err(Errno::EPERM) => {}
+            opened => return opened,
+        }
+    }
+    open_unseen(dir, name, DIR_FLAGS | follow)
+}
+
+fn open_unseen(dir: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the descriptor is open, the name ends in NUL, and the flags make no file.
+    let fd = unsafe { libc::syscall(libc::SYS_openat, dir.as_raw_fd(), name.as_ptr(), flags.bits(), 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EMFILE)?) })
+}
+
+/// Opens the directory `name` in `dir` only to go on from it: its entries can be reached and its own stat asked for, nothing
+/// else. A file system in user space is not asked for it, and interception libraries leave it alone.
+///
+/// # Errors
+/// Those of open(2).
+fn reach_dir_at(dir: BorrowedFd<'_>, name: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
+    let follow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    openat(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow, Mode::empty())
 }
 
 /// Of a directory that is not finished: for its owner alone, and sticky, which tells a later run that this one was made by a
 /// run that was killed, and not there before.
 pub const UNFINISHED_DIR_MODE: u32 = 0o1700;
 
+/// A directory of the destination, as the job found it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirThere {
+    /// Permission bits; `None` when it was made just now, or by a run that was killed.
+    pub mode: Option<u32>,
+    /// Its owner, who is this process, got permissions that he did not have, until it is finished.
+    pub lent: bool,
+}
+
 /// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there will do,
-/// unless `fresh`; it is made writable for its owner, until it is finished, and the mode that it had is returned. Anything
-/// else is `ENOTDIR`.
+/// unless `fresh`; it is made writable for its owner, until it is finished. Anything else is `ENOTDIR`.
 ///
 /// # Errors
 /// Those of mkdir(2) and chmod(2).
-pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<u32>, Errno> {
+pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<DirThere, Errno> {
     match mkdirat(dir, name, Mode::from_bits_truncate(UNFINISHED_DIR_MODE)) {
         Err(Errno::EEXIST) if !fresh => {}
-        made => return made.map(|()| None),
+        made => return made.map(|()| DirThere::default()),
     }
     use_dir(dir, name)
 }
@@ -59,15 +99,16 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<Option<
 ///
 /// # Errors
 /// Those of stat(2) and chmod(2); `ENOTDIR`.
-pub fn use_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u32>, Errno> {
+pub fn use_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<DirThere, Errno> {
     let there = Meta::at(dir, name)?;
     if there.kind != Some(Kind::Dir) {
         return Err(Errno::ENOTDIR);
     }
-    if there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw() {
+    let lent = there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw();
+    if lent {
         Handle::Named(dir, name).set_mode(there.mode | 0o700)?;
     }
-    Ok(mode_before(&there))
+    Ok(DirThere { mode: mode_before(&there), lent })
 }
 
 /// The mode that a directory had before the job; `None` when it was made by a run that was killed.
@@ -85,13 +126,14 @@ pub fn strip_dir_acls(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     strip_acls(Handle::Open(open_dir_at(dir, name, Reading::default())?.as_fd())).map(drop)
 }
 
-/// Descriptors of the directories last used below some roots, found by path.
+/// Descriptors of the directories last used below some roots, found by path: to reach their entries by, and no more (but
+/// for the roots themselves).
 ///
 /// A directory is opened name by name from the nearest one that is still open, so that paths have
 /// no length limit and no symbolic link is followed unawares. Bounded: the least recently used is closed.
 pub struct DirCache {
     roots: Vec<Arc<OwnedFd>>,
-    how: Reading,
+    follow: bool,
     open: Vec<OpenDir>,
     capacity: usize,
     clock: u64,
@@ -107,12 +149,12 @@ struct OpenDir {
 impl DirCache {
     /// Paths will be relative to one of `roots`. Holds `capacity` descriptors besides those of the roots.
     pub fn new(roots: Vec<Arc<OwnedFd>>, capacity: usize) -> Self {
-        Self { roots, how: Reading::default(), open: Vec::new(), capacity: capacity.max(1), clock: 0 }
+        Self { roots, follow: false, open: Vec::new(), capacity: capacity.max(1), clock: 0 }
     }
 
     /// Opens the directories of a source.
     pub fn reading(self, how: Reading) -> Self {
-        Self { how, ..self }
+        Self { follow: how.follow, ..self }
     }
 
     /// What one of `caches` caches may hold, so that all of them and `others` descriptors stay below the limit of
@@ -138,7 +180,7 @@ impl DirCache {
         let rest = path[end..].split(|&b| b == b'/').filter(|name| !name.is_empty());
         let mut left = rest.clone().count();
         for name in rest {
-            fd = Arc::new(open_dir_at(fd.as_fd(), name, self.how)?);
+            fd = Arc::new(reach_dir_at(fd.as_fd(), name, self.follow)?);
             end += name.len() + usize::from(end > 0);
             // of a long way only its end is worth keeping
             if left <= self.capacity {
@@ -180,7 +222,7 @@ pub struct Listed<'a> {
 }
 
 /// Lists a directory, without `.` and `..`, in the file system's order, to its end or until `each` breaks off. Consumes
-/// the descriptor.
+/// the descriptor, which is one of [`open_dir_at`].
 ///
 /// # Errors
 /// Those of readdir(3); what `each` was given before is good.

@@ -13,7 +13,7 @@ use nix::sys::statvfs::statvfs;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
 
-use super::{Buffer, Meta};
+use super::{Buffer, Call, Meta, open_dir_at};
 
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
 const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
@@ -97,7 +97,7 @@ pub fn rename(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> 
 pub fn rename_new(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> {
     match renameat2(dir, from, dir, to, RenameFlags::RENAME_NOREPLACE) {
         // a file system without it: somebody may take the name between the two calls
-        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => match Meta::at(dir, to) {
+        Err(err) if Call::RenameFlags.allows(err) => match Meta::at(dir, to) {
             Ok(_) => Err(Errno::EEXIST),
             Err(Errno::ENOENT) => rename(dir, from, to),
             Err(err) => Err(err),
@@ -130,7 +130,7 @@ pub fn lock_file(fd: BorrowedFd<'_>) -> Result<Locked, Errno> {
     match fcntl(fd, FcntlArg::F_OFD_SETLK(&whole)) {
         Ok(_) => Ok(Locked::Yes),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(Locked::ByOther),
-        Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOLCK | Errno::EINVAL) => Ok(Locked::CannotTell),
+        Err(err) if Call::Lock.allows(err) => Ok(Locked::CannotTell),
         Err(err) => Err(err),
     }
 }
@@ -155,14 +155,15 @@ pub fn sync_file(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     fsync(fd)
 }
 
-/// Makes the names in a directory durable. Not every FUSE file system can sync a directory; those that cannot keep names
-/// on their own.
+/// Makes the names in a directory and its own metadata durable. Not every FUSE file system can sync a directory; those that
+/// cannot keep names on their own.
 ///
 /// # Errors
-/// Those of fsync(2) that do not mean this.
+/// Those of open(2), and those of fsync(2) that do not mean this.
 pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    match fsync(dir) {
-        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EBADF) => Ok(()),
+    // the given one may be good for reaching entries only
+    match fsync(open_dir_at(dir, b".", Reading::default())?) {
+        Err(err) if Call::SyncDir.allows(err) => Ok(()),
         synced => synced,
     }
 }
@@ -220,7 +221,7 @@ pub fn next_data(fd: BorrowedFd<'_>, from: u64, end: u64) -> Result<(u64, u64), 
         Ok(start) if start >= end => return Ok((end, end)),
         Ok(start) => start,
         Err(Errno::ENXIO) => return Ok((end, end)),
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok((from, end)),
+        Err(err) if Call::SeekHoles.allows(err) => return Ok((from, end)),
         Err(err) => return Err(err),
     };
     let stop = match seek(start, Whence::SeekHole) {

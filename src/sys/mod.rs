@@ -7,6 +7,7 @@
 //! Every name is relative to an open directory and never follows a symbolic link. Errors are bare
 //! errnos; the layer above says on which path and side.
 
+mod answers;
 mod buffer;
 mod dir;
 mod file;
@@ -14,12 +15,15 @@ mod meta;
 mod mounts;
 mod share;
 mod signal;
+mod unsynced;
 mod user;
 mod xattr;
 
+pub use answers::{Answer, Call};
 pub use buffer::Buffer;
 pub use dir::{
-    DirCache, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root, strip_dir_acls, use_dir,
+    DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root,
+    strip_dir_acls, use_dir,
 };
 pub use file::{
     End, Locked, Reading, close, create_new, lock_file, next_data, open_read, open_write, remove_file, rename,
@@ -30,5 +34,6 @@ pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use share::{never_shares, share_blocks};
 pub use signal::{SignalFlag, catch_signal, signal_number};
+pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};

@@ -13,6 +13,8 @@ struct Mount {
     root: PathBuf,
     /// Where.
     point: PathBuf,
+    /// The file system's type, with that of a FUSE server: `fuse.sshfs`.
+    file_system: String,
 }
 
 /// A directory as one mount shows it: by its file system, its path in that, and its path here.
@@ -60,16 +62,31 @@ impl Mounts {
         let mounts = text.lines().filter_map(|line| {
             let mut words = line.split(' ').skip(2);
             let (device, root, point) = (words.next()?, words.next()?, words.next()?);
-            Some(Mount { device: device.into(), root: unescape(root), point: unescape(point) })
+            // a number of optional fields before a dash
+            let file_system = words.skip_while(|word| *word != "-").nth(1)?;
+            Some(Mount {
+                device: device.into(),
+                root: unescape(root),
+                point: unescape(point),
+                file_system: file_system.into(),
+            })
         });
         Self(mounts.collect())
     }
 
-    /// Where a canonical path lies. The last mount on a point hides the earlier ones.
+    /// Where a canonical path lies.
     pub fn place(&self, path: &Path) -> Option<Place> {
-        let mount =
-            self.0.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())?;
-        Some(mount.place(path))
+        Some(self.mount_of(path)?.place(path))
+    }
+
+    /// The type of the file system that a canonical path lies on, as the kernel names it.
+    pub fn file_system(&self, path: &Path) -> Option<&str> {
+        Some(&self.mount_of(path)?.file_system)
+    }
+
+    /// The last mount on a point hides the earlier ones.
+    fn mount_of(&self, path: &Path) -> Option<&Mount> {
+        self.0.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())
     }
 
     /// What is mounted below a canonical path.
@@ -139,5 +156,7 @@ mod tests {
         let below: Vec<_> = mounts.below(Path::new("/scratch")).collect();
         assert_eq!(place("/backup/x").meeting_point(&below[0]), pair("/backup", "/scratch/in"));
         assert_eq!(below.len(), 1);
+        let types = ["/data", "/scratch/a"].map(|path| mounts.file_system(Path::new(path)));
+        assert_eq!(types, [Some("ext4"), Some("tmpfs")]);
     }
 }

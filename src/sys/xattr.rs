@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::Handle;
+use super::{Answer, Call, Handle, Reading, open_dir_at};
 
 /// What became of an entry's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,13 +43,13 @@ pub fn copy_xattrs(
     let names = match from.list() {
         Ok(names) if names.is_empty() => return Ok(copied),
         Ok(names) => names,
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(copied),
+        Err(err) if Call::ListXattr.allows(err) => return Ok(copied),
         Err(err) => return Err(XattrError::Reading(err)),
     };
     let to = Target::new(to).map_err(XattrError::Writing)?;
     for name in names.split_inclusive(|&b| b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let is_acl = name == ACCESS_ACL || name == DEFAULT_ACL;
+        let is_acl = is_acl(name);
         let wanted = wants(name.to_bytes(), is_acl);
         if !wanted && name != ACCESS_ACL {
             continue;
@@ -57,7 +57,7 @@ pub fn copy_xattrs(
         let value = match from.get(name) {
             Ok(value) => value,
             // removed since it was listed
-            Err(Errno::ENODATA) => continue,
+            Err(err) if Call::GetXattr.answer(err) == Some(Answer::Absent) => continue,
             Err(err) => return Err(XattrError::Reading(err)),
         };
         if !wanted {
@@ -66,16 +66,7 @@ pub fn copy_xattrs(
         }
         match to.set(name, &value) {
             Ok(()) => copied.set += 1,
-            // ext4 has one block for all attributes of a file: ENOSPC here is "does not fit"
-            Err(
-                Errno::EOPNOTSUPP
-                | Errno::ENOSYS
-                | Errno::EPERM
-                | Errno::EACCES
-                | Errno::E2BIG
-                | Errno::ERANGE
-                | Errno::ENOSPC,
-            ) => {
+            Err(err) if Call::SetXattr.allows(err) => {
                 *(if is_acl { &mut copied.unkept_acls } else { &mut copied.unkept }) += 1;
                 if name == ACCESS_ACL {
                     copied.group_without_acl = group_of_acl(&value);
@@ -87,7 +78,7 @@ pub fn copy_xattrs(
     Ok(copied)
 }
 
-/// Removes the attributes of `to` that `from` does not have, as far as `wants` says.
+/// Removes the attributes of `to` that `from` does not have, as far as `wants` says; how many have to stay.
 ///
 /// # Errors
 /// Those of listxattr(2) and removexattr(2).
@@ -95,29 +86,31 @@ pub fn drop_other_xattrs(
     from: Handle<'_>,
     to: Handle<'_>,
     wants: impl Fn(&[u8], bool) -> bool,
-) -> Result<(), XattrError> {
+) -> Result<usize, XattrError> {
     let list = |target: &Target| match target.list() {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Vec::new()),
+        Err(err) if Call::ListXattr.allows(err) => Ok(Vec::new()),
         listed => listed,
     };
     let (from, to) = (Target::new(from).map_err(XattrError::Reading)?, Target::new(to).map_err(XattrError::Writing)?);
     let there = list(&to).map_err(XattrError::Writing)?;
+    let mut left = 0;
     if there.is_empty() {
-        return Ok(());
+        return Ok(left);
     }
     let stays = list(&from).map_err(XattrError::Reading)?;
     for name in
         there.split_inclusive(|&b| b == 0).filter(|name| !stays.split_inclusive(|&b| b == 0).any(|n| n == *name))
     {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        if wants(name.to_bytes(), name == ACCESS_ACL || name == DEFAULT_ACL) {
-            match to.remove(name) {
-                Ok(()) | Err(Errno::ENODATA) => {}
-                Err(err) => return Err(XattrError::Writing(err)),
+        if wants(name.to_bytes(), is_acl(name)) {
+            match to.remove(name).map_err(|err| (Call::RemoveXattr.answer(err), err)) {
+                Ok(()) | Err((Some(Answer::Absent), _)) => {}
+                Err((Some(_), _)) => left += 1,
+                Err((None, err)) => return Err(XattrError::Writing(err)),
             }
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// What the owning group may do by an access ACL: its entry, limited by the mask. The format is the kernel's
@@ -136,10 +129,21 @@ fn group_of_acl(acl: &[u8]) -> Option<u32> {
 /// The ACL that new entries of the directory get.
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+/// That of NFSv4, which no other file system takes.
+const NFS4_ACL: &CStr = c"system.nfs4_acl";
+
+fn is_acl(name: &CStr) -> bool {
+    [ACCESS_ACL, DEFAULT_ACL, NFS4_ACL].contains(&name)
+}
 
 /// Whether what is made in this directory gets an ACL from it.
-pub fn has_default_acl(dir: BorrowedFd<'_>) -> bool {
-    Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok()
+///
+/// # Errors
+/// Those of open(2).
+pub fn has_default_acl(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    // the given one may be good for reaching entries only
+    let dir = open_dir_at(dir, b".", Reading::default())?;
+    Ok(Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok())
 }
 
 /// Removes the ACLs that an entry got from its directory; whether there were any.
@@ -152,7 +156,7 @@ pub fn strip_acls(place: Handle<'_>) -> Result<bool, Errno> {
     for name in [ACCESS_ACL, DEFAULT_ACL] {
         match target.remove(name) {
             Ok(()) => any = true,
-            Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL | Errno::EACCES) => {}
+            Err(err) if Call::RemoveXattr.allows(err) => {}
             Err(err) => return Err(err),
         }
     }

@@ -1,14 +1,14 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::known::{Earlier, is_recorded_dir};
-use super::{At, DEST, Mover, SOURCE};
+use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
 use crate::state::remove_temporaries;
-use crate::sys::{Errno, Handle, Meta};
-use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
+use crate::sys::{Errno, Handle, Meta, Reading, list, open_dir_at};
+use crate::types::{Facts, Failure, Kind, NameSet, Op, Outcome, RelPath};
 
 impl Mover {
     /// Ends directories, in the order given.
@@ -26,8 +26,7 @@ impl Mover {
                 continue;
             }
             let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
-            // never twice: a second fsync does not tell what the first one lost
-            let finished = finished.and_then(|(facts, to)| self.sync_dir_if_needed(to.as_fd()).map(|()| facts));
+            self.sync_dir_later(&dir.path);
             // a directory that was not listed to its end has failed, whatever its metadata
             match (dir.failure, finished) {
                 (Some(failure), _) | (None, Err(failure)) => {
@@ -41,6 +40,10 @@ impl Mover {
 
     /// Whether nothing is to be done for a directory that an earlier run has ended.
     fn is_as_recorded(&mut self, source: u16, dir: &FinishedDir, earlier: &Earlier) -> bool {
+        // another node's cache may still have the mode from before
+        if dir.before.is_some_and(|before| before.lent) {
+            return false;
+        }
         // looked at from above, where its neighbours are too; what fails here, who sets the metadata will tell
         let Some((above, name)) = dir.path.split() else { return false };
         let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(&above)) else { return false };
@@ -49,30 +52,49 @@ impl Mover {
         !has_changed(dir.before, &from) && is_recorded_dir(&from, &there, earlier)
     }
 
-    fn finish_dir(
-        &mut self,
-        source: u16,
-        path: &RelPath,
-        before: Option<DirBefore>,
-    ) -> Result<(Facts, Arc<OwnedFd>), Failure> {
-        let from = self.source_dir(source, path)?;
-        let to = self.dest_dir(path)?;
+    fn finish_dir(&mut self, source: u16, path: &RelPath, before: Option<DirBefore>) -> Result<Facts, Failure> {
+        let (from, to) = (self.source_dir(source, path)?, self.dest_dir(path)?);
         if self.job.generation > 1 || !self.job.abandoned.is_empty() {
             self.remove_left_behind(path, to.as_fd()).at(Op::List, DEST)?;
         }
-        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        let to = open_dir_at(to.as_fd(), b".", Reading::default()).at(Op::Open, DEST)?;
+        let now = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        let settled = self.settled(from.as_fd(), before, now)?;
+        let meta = settled.unwrap_or(now);
         let atime = before.map_or(meta.atime, |before| before.atime);
         let strips = self.job.policy.strips_inherited_acls();
-        let (source_handle, handle) = (Handle::Open(from.as_fd()), Handle::Open(to.as_fd()));
-        let kept = self.set_metadata(source_handle, handle, &Meta { atime, ..meta }, strips)?;
+        let (from, to) = (Handle::Named(from.as_fd(), b"."), Handle::Open(to.as_fd()));
+        let kept = self.set_metadata(from, to, &Meta { atime, ..meta }, strips)?;
         // as cp has it: a directory that was there keeps its own mode, unless the source's is wanted
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
-            handle.set_mode(mode).at(Op::Chmod, DEST)?;
+            to.set_mode(mode).at(Op::Chmod, DEST)?;
         }
-        if has_changed(before, &meta) {
-            return Err(Failure::CHANGED);
+        if settled.is_some() { Ok(kept.facts(None)) } else { Err(Failure::CHANGED) }
+    }
+
+    /// What a source's directory is, if all that is in it was seen when it was listed: its times have not changed since then,
+    /// or it has the same entries still and holds still while they are listed again. The times alone may change without
+    /// a reason: a kernel that had cached them gets those of the file system.
+    fn settled(&self, dir: BorrowedFd<'_>, before: Option<DirBefore>, mut now: Meta) -> Result<Option<Meta>, Failure> {
+        let Some(before) = before.filter(|before| has_changed(Some(*before), &now)) else { return Ok(Some(now)) };
+        for _ in 0..MAX_ATTEMPTS {
+            let mut names = NameSet::default();
+            let again = open_dir_at(dir, b".", self.reading).at(Op::Open, SOURCE)?;
+            let listed = list(again, |entry| {
+                names.add(entry.name, entry.kind);
+                ControlFlow::Continue(())
+            });
+            listed.at(Op::List, SOURCE)?;
+            if before.names.is_some_and(|seen| seen != names) {
+                return Ok(None);
+            }
+            let after = Meta::of(dir).at(Op::Stat, SOURCE)?;
+            if (after.mtime, after.ctime) == (now.mtime, now.ctime) {
+                return Ok(Some(after));
+            }
+            now = after;
         }
-        Ok((kept.facts(None), to))
+        Ok(None)
     }
 
     /// Removes the temporary files that earlier runs have left. Everything in the directory has ended, and what of it is in

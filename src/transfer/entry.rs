@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use super::data::{Pair, Span};
 use super::known::{Checked, Earlier};
+use super::metadata::Kept;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
 use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file, rename, set_len,
+    Call, End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file,
+    rename, set_len,
 };
-use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
+use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -69,14 +71,14 @@ impl Mover {
             });
             returned.extend(self.end_attempt(dir.join(name), kind, attempt));
         }
-        self.sync_dirs(&dirs);
+        self.sync_dir_later(dir);
         returned
     }
 
     /// Looks at entries of one directory that earlier runs have recorded or begun, and copies what is not as recorded.
     pub(super) fn copy_known(&mut self, source: u16, dir: &RelPath, entries: Vec<Known>) -> TaskResult {
         let mut dirs = Dirs::new(source, dir);
-        let (mut confirmed, mut returned) = (Vec::new(), Vec::new());
+        let (mut confirmed, mut returned, count) = (Vec::new(), Vec::new(), entries.len());
         for known in entries {
             if self.is_halting() {
                 self.task.broken_off = true;
@@ -104,7 +106,9 @@ impl Mover {
                 (attempt, _) => returned.extend(self.end_attempt(path, known.kind, attempt)),
             }
         }
-        self.sync_dirs(&dirs);
+        if confirmed.len() < count {
+            self.sync_dir_later(dir);
+        }
         TaskResult::Known { confirmed, returned }
     }
 
@@ -126,17 +130,11 @@ impl Mover {
         None
     }
 
-    fn sync_dirs(&mut self, dirs: &Dirs<'_>) {
-        if let Some((_, to)) = &dirs.open {
-            self.sync_names(to.as_fd());
-        }
-    }
-
     /// An entry's place in directories that are opened once for many entries; anew when it is tried `again`.
     fn place_in(&mut self, dirs: &mut Dirs<'_>, name: &[u8], again: bool) -> Result<Place, Failure> {
         if again || dirs.open.is_none() {
             let open = (self.source_dir(dirs.source, dirs.dir)?, self.dest_dir(dirs.dir)?);
-            dirs.inherits_acl = self.inherits_acl(open.1.as_fd());
+            dirs.inherits_acl = self.inherits_acl(open.1.as_fd())?;
             dirs.open = Some(open);
         }
         let (source_dir, dest_dir) = dirs.open.clone().expect("opened above");
@@ -167,7 +165,7 @@ impl Mover {
         let attempt = self.retried(|me, _| {
             let place = me.place(source, &path)?;
             let attempt = me.copy_entry(source, &place, kind, (links, partial), attempts);
-            me.sync_names(place.dest());
+            me.sync_dir_later(&place.dir());
             attempt
         });
         let owned = match attempt {
@@ -245,25 +243,29 @@ impl Mover {
             .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
             .at(Op::Create, DEST)?;
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let copied = self.fill((place, made), from, to, &meta);
-        match &copied {
-            Ok(Some(_)) if temporary.is_some() => self.give_name(place, made),
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => remove_file(place.dest(), made).at(Op::Create, DEST),
-            Err(failure) => Err(failure.clone()),
-        }
-        .inspect_err(|_| discard(place, made))?;
-        Ok(copied?.map_or(Attempt::Changed, Attempt::Done))
+        let copied = self.fill((place, made), from, to, &meta).and_then(|filled| match filled {
+            Some((mut kept, to, digest)) => {
+                if temporary.is_some() {
+                    self.give_name(place, made)?;
+                    self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
+                }
+                to.close().at(Op::Close, DEST)?;
+                Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }))
+            }
+            None => remove_file(place.dest(), made).at(Op::Create, DEST).map(|()| Attempt::Changed),
+        });
+        copied.inspect_err(|_| discard(place, made))
     }
 
-    /// Data, metadata and close of a small file; `None` when the source changed meanwhile.
+    /// Data and metadata of a small file, made durable where it has to be by itself; `None` when the source changed
+    /// meanwhile. The destination is still to be closed.
     fn fill(
         &mut self,
         (place, made): (&Place, &[u8]),
         from: OwnedFd,
         to: OwnedFd,
         meta: &Meta,
-    ) -> Result<Option<Facts>, Failure> {
+    ) -> Result<Option<(Kept, End, Option<Digest>)>, Failure> {
         let sparse = self.keeps_holes(meta);
         if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
@@ -279,9 +281,7 @@ impl Mover {
         let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
         let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
         self.sync_if_needed(pair.to.plain())?;
-        pair.to.close().at(Op::Close, DEST)?;
-        let digest = hasher.map(|hasher| hasher.finish());
-        Ok(Some(Facts { digest, ..kept.facts(None) }))
+        Ok(Some((kept, pair.to, hasher.map(|hasher| hasher.finish()))))
     }
 
     fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
@@ -311,16 +311,17 @@ impl Mover {
         let temporary = match self.make_beside(source, place, make) {
             Ok(((), temporary)) => temporary,
             // an ordinary user's device, a file system without special files
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) if kind != Kind::Symlink => {
+            Err(err) if kind != Kind::Symlink && Call::Mknod.allows(err) => {
                 return Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
             }
             Err(err) => return Err(err).at(op, DEST),
         };
         let made = temporary.as_deref().unwrap_or(&place.dest_name);
         let to = Handle::Named(place.dest(), made);
-        let finished = self.set_metadata(from, to, &meta, place.inherits_acl).and_then(|kept| {
+        let finished = self.set_metadata(from, to, &meta, place.inherits_acl).and_then(|mut kept| {
             if temporary.is_some() {
                 self.give_name(place, made)?;
+                self.keep_times_again(Handle::Named(place.dest(), &place.dest_name), &mut kept)?;
             }
             Ok(kept)
         });

@@ -91,9 +91,12 @@ impl Mover {
     /// Gives a copy whose data is as it should be its metadata again.
     fn refresh(&mut self, place: &Place, from: &Meta, facts: &Facts) -> Result<Facts, Failure> {
         let (source, dest) = (self.source_handle(place.source()), Handle::Named(place.dest(), &place.dest_name));
-        self.drop_other_xattrs(source, dest)?;
-        let kept = self.set_metadata(source, dest, from, place.inherits_acl)?;
-        if self.node.sync_each && from.kind == Some(Kind::File) {
+        let all_dropped = self.drop_other_xattrs(source, dest)?;
+        let mut kept = self.set_metadata(source, dest, from, place.inherits_acl)?;
+        if !all_dropped {
+            kept.unkept.add(Unkept::XATTR);
+        }
+        if self.node.unsynced().is_some() && from.kind == Some(Kind::File) {
             let to = open_read(place.dest(), &place.dest_name, Reading::default()).at(Op::Open, DEST)?;
             self.sync_if_needed(to.as_fd())?;
         }

@@ -98,16 +98,17 @@ impl Mover {
             return Ok(None);
         }
         let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let kept = self.set_metadata(
+        let mut kept = self.set_metadata(
             Handle::Open(from.as_fd()),
             Handle::Open(to.as_fd()),
             &Meta { atime: file.atime, ..meta },
             place.inherits_acl,
         )?;
         self.sync_if_needed(to.as_fd())?;
-        close(to).at(Op::Close, DEST)?;
         self.give_name(&place, &temporary)?;
-        self.sync_names(place.dest());
+        self.keep_times_again(Handle::Open(to.as_fd()), &mut kept)?;
+        close(to).at(Op::Close, DEST)?;
+        self.sync_dir_later(&place.dir());
         Ok(Some(kept.facts(None)))
     }
 

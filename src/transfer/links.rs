@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::{At, DEST, Mover, Place};
 use crate::proto::{Returned, TaskResult};
-use crate::sys::{Errno, Meta, link, remove_file};
+use crate::sys::{Call, Errno, Meta, link, remove_file};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
@@ -59,10 +59,10 @@ impl Mover {
         match self.make_beside(source, &place, |name| link(from, (place.dest(), name))) {
             Ok(((), temporary)) => {
                 temporary.map_or(Ok(()), |temporary| self.replace(&place, &temporary))?;
-                self.sync_names(place.dest());
+                self.sync_dir_later(&place.dir());
                 Ok(true)
             }
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK | Errno::EXDEV) => Ok(false),
+            Err(err) if Call::Link.allows(err) => Ok(false),
             Err(err) => Err(err).at(Op::Link, DEST),
         }
     }

@@ -8,18 +8,21 @@ use std::os::fd::BorrowedFd;
 use super::entry::facts;
 use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls,
-    sync_dir, sync_file,
+    Call, CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl,
+    strip_acls, sync_file,
 };
-use crate::types::{Facts, Failure, Kind, Op, Timestamp, Unkept};
+use crate::types::{Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
 
 const SETUID_SETGID: u32 = 0o6000;
+const STICKY: u32 = 0o1000;
 
 /// What became of an entry's metadata.
 pub(super) struct Kept {
     /// The source's, with the owner and the mode that the copy is to have.
     pub(super) meta: Meta,
     pub(super) unkept: Unkept,
+    /// Of last access and of modification, as they are now.
+    times: (Timestamp, Timestamp),
     /// The copy's modification time, where it is not the source's.
     mtime_there: Option<Timestamp>,
 }
@@ -54,8 +57,12 @@ impl Mover {
     }
 
     /// Whether what is made in this directory gets an ACL from it that is not to stay.
-    pub(super) fn inherits_acl(&self, dir: BorrowedFd<'_>) -> bool {
-        self.job.policy.strips_inherited_acls() && has_default_acl(dir)
+    pub(super) fn inherits_acl(&self, dir: BorrowedFd<'_>) -> Result<bool, Failure> {
+        // what this job has made hands no ACL down before it is finished
+        if self.job.fresh || !self.job.policy.strips_inherited_acls() {
+            return Ok(false);
+        }
+        has_default_acl(dir).at(Op::Xattr, DEST)
     }
 
     /// Gives the copy of an entry the metadata of its source.
@@ -80,7 +87,7 @@ impl Mover {
         if !is_link {
             mode = self.allowed_mode(source, &owner, &mut unkept, xattrs.group_without_acl);
             if owner.set || stripped || xattrs.set > 0 || have.mode != mode {
-                keep_mode(to.set_mode(mode), &mut unkept)?;
+                keep_mode(to, mode, &mut unkept)?;
                 // chmod(2) drops setgid without an error for who is not in the group
                 if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
                     unkept.add(Unkept::MODE);
@@ -90,12 +97,14 @@ impl Mover {
         if policy.preserve.timestamps {
             self.keep_times(to, source, &mut unkept)?;
         }
-        let mtime_there = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
-            true => None,
-            false => Some(to.meta().at(Op::Stat, DEST)?.mtime).filter(|mtime| *mtime != source.mtime),
+        let times = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
+            true => (source.atime, source.mtime),
+            false => to.meta().map(|there| (there.atime, there.mtime)).at(Op::Stat, DEST)?,
         };
+        let mtime_there = Some(times.1).filter(|mtime| *mtime != source.mtime);
         let mode = if policy.preserve.mode { source.mode } else { mode };
-        Ok(Kept { meta: Meta { mode, uid: owner.uid, gid: owner.gid, ..*source }, unkept, mtime_there })
+        let meta = Meta { mode, uid: owner.uid, gid: owner.gid, ..*source };
+        Ok(Kept { meta, unkept, times, mtime_there })
     }
 
     /// Sets the owner where it differs and may be set.
@@ -119,7 +128,7 @@ impl Mover {
             && match to.set_owner(owner) {
                 Ok(()) => true,
                 // an ordinary user outside the group, a user namespace, a file system without owners
-                Err(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                Err(err) if Call::Chown.allows(err) => {
                     unkept.add(Unkept::OWNER);
                     false
                 }
@@ -172,7 +181,7 @@ impl Mover {
     fn keep_times(&self, to: Handle<'_>, source: &Meta, unkept: &mut Unkept) -> Result<(), Failure> {
         match to.set_times(source.atime, source.mtime) {
             Ok(()) => {}
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+            Err(err) if Call::Utimens.allows(err) => {
                 unkept.add(Unkept::TIMES);
                 return Ok(());
             }
@@ -188,10 +197,26 @@ impl Mover {
         Ok(())
     }
 
-    /// Removes the attributes of a copy that its source does not have any more.
-    pub(super) fn drop_other_xattrs(&self, from: Handle<'_>, to: Handle<'_>) -> Result<(), Failure> {
+    /// Sets the times once more, after a rename: dfuse and encfs set them to now then, and what stat says right after it may
+    /// be what the kernel remembers.
+    pub(super) fn keep_times_again(&self, to: Handle<'_>, kept: &mut Kept) -> Result<(), Failure> {
+        match to.set_times(kept.times.0, kept.times.1) {
+            Err(err) if Call::Utimens.allows(err) => {
+                if self.job.policy.preserve.timestamps {
+                    kept.unkept.add(Unkept::TIMES);
+                }
+                let there = to.meta().at(Op::Stat, DEST)?.mtime;
+                kept.mtime_there = Some(there).filter(|mtime| *mtime != kept.meta.mtime);
+                Ok(())
+            }
+            set => set.at(Op::Utimes, DEST),
+        }
+    }
+
+    /// Removes the attributes of a copy that its source does not have any more; whether all could be.
+    pub(super) fn drop_other_xattrs(&self, from: Handle<'_>, to: Handle<'_>) -> Result<bool, Failure> {
         match drop_other_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
-            Ok(()) => Ok(()),
+            Ok(left) => Ok(left == 0),
             Err(XattrError::Reading(err)) => Err(err).at(Op::Xattr, SOURCE),
             Err(XattrError::Writing(err)) => Err(err).at(Op::Xattr, DEST),
         }
@@ -199,22 +224,24 @@ impl Mover {
 
     /// Makes a file durable where syncfs would not.
     pub(super) fn sync_if_needed(&self, to: BorrowedFd<'_>) -> Result<(), Failure> {
-        if self.node.sync_each { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
+        if self.node.unsynced().is_some() { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
     }
 
-    /// The same for a directory's names.
-    pub(super) fn sync_dir_if_needed(&self, dir: BorrowedFd<'_>) -> Result<(), Failure> {
-        if self.node.sync_each { sync_dir(dir).at(Op::Fsync, DEST) } else { Ok(()) }
+    /// Has a directory, its names and its metadata, made durable with the next checkpoint, where syncfs would not.
+    pub(super) fn sync_dir_later(&self, dir: &RelPath) {
+        if let Some(unsynced) = self.node.unsynced() {
+            unsynced.add(dir);
+        }
     }
 }
 
-fn keep_mode(set: Result<(), Errno>, unkept: &mut Unkept) -> Result<(), Failure> {
-    match set {
-        Ok(()) => Ok(()),
-        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+/// Sets the mode, or, where the sticky bit alone is refused (dfuse), the mode without it.
+fn keep_mode(to: Handle<'_>, mode: u32, unkept: &mut Unkept) -> Result<(), Failure> {
+    match to.set_mode(mode) {
+        Err(err) if Call::Chmod.allows(err) => {
             unkept.add(Unkept::MODE);
-            Ok(())
+            if mode & STICKY != 0 { keep_mode(to, mode & !STICKY, unkept) } else { Ok(()) }
         }
-        Err(err) => Err(err).at(Op::Chmod, DEST),
+        set => set.at(Op::Chmod, DEST),
     }
 }

@@ -59,8 +59,6 @@ struct TaskLog {
     records: Batch,
     failures: Vec<(RelPath, Failure)>,
     bytes_moved: u64,
-    /// Names in a directory could not be made durable: none of the records may be written down.
-    not_durable: Option<Failure>,
     /// What the job has to halt for.
     halting: Option<(RelPath, Failure)>,
     /// The task was not done to its end.
@@ -88,6 +86,11 @@ impl Place {
 
     fn dest(&self) -> BorrowedFd<'_> {
         self.dest_dir.as_fd()
+    }
+
+    /// The directory of the copy that it is in.
+    fn dir(&self) -> RelPath {
+        self.path.split().map_or_else(RelPath::root, |(dir, _)| dir)
     }
 }
 
@@ -125,7 +128,7 @@ impl Mover {
             task: TaskLog::default(),
             halt: Arc::clone(halt),
             throttle: Arc::clone(throttle),
-            retry: Retry::new(job.tuning.retries),
+            retry: Retry::new(job.tuning.retries, roots.lag),
             lister: Lister::new(rooms, roots, halt),
         }
     }
@@ -135,9 +138,7 @@ impl Mover {
         let results = tasks.into_iter().map(|task| self.run_unless_halted(task)).collect();
         let log = std::mem::take(&mut self.task);
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.not_durable.is_none() {
-            recorder.append(&log.records);
-        }
+        recorder.append(&log.records);
         let full = recorder.is_full();
         Report {
             id,
@@ -145,7 +146,6 @@ impl Mover {
             bytes_moved: log.bytes_moved,
             ended: *log.records.stats(),
             full,
-            not_durable: log.not_durable,
             halting: log.halting,
             failures: log.failures,
         }
@@ -231,13 +231,6 @@ impl Mover {
         TaskResult::Ended
     }
 
-    /// Makes the names of a directory durable, where syncfs would not.
-    fn sync_names(&mut self, dir: BorrowedFd<'_>) {
-        if let Err(failure) = self.sync_dir_if_needed(dir) {
-            self.task.not_durable = Some(failure);
-        }
-    }
-
     /// The source's directory below its root that becomes `path` of the copy, or holds the single entry.
     fn source_dir(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
         let spec = &self.job.sources[usize::from(source)];
@@ -262,7 +255,7 @@ impl Mover {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
         let dest_dir = self.dest_dir(&dir)?;
         let mut place = Place {
-            inherits_acl: self.inherits_acl(dest_dir.as_fd()),
+            inherits_acl: self.inherits_acl(dest_dir.as_fd())?,
             source_dir: self.source_dir(source, &dir)?,
             source_name: self.job.sources[usize::from(source)].single.clone().unwrap_or_else(|| name.to_vec()),
             dest_dir,

@@ -13,10 +13,16 @@ use nix::unistd::geteuid;
 
 use super::owners::IdMap;
 use crate::policy::XattrChoice;
-use crate::proto::Job;
+use crate::proto::{Durability, Job};
+use crate::retry::Lag;
 use crate::state::marker_name;
-use crate::sys::{Errno, Meta, Mounts, group_name, open_root, sync_dir, sync_file_system, syncfs_reaches, user_name};
+use crate::sys::{
+    DirCache, Errno, Meta, Mounts, Unsynced, group_name, open_root, sync_file_system, syncfs_reaches, user_name,
+};
 use crate::types::{LinkId, escaped};
+
+/// What the kernel calls DAOS's dfuse in its table of mounts.
+const DFUSE: &str = "fuse.daos";
 
 /// Opened once a rank, before anything is written, shared by its threads.
 pub struct Node {
@@ -26,8 +32,8 @@ pub struct Node {
     /// Whether this process may give files away.
     pub(super) privileged: bool,
     pub(super) euid: u32,
-    /// Whether each file needs its own fsync, because syncfs does not reach the storage.
-    pub(super) sync_each: bool,
+    synced_by: SyncedBy,
+    lag: Lag,
     /// Whether a time that was set may be another one afterwards.
     pub(super) coarse_times: bool,
     pub(super) attributes: XattrChoice,
@@ -35,6 +41,16 @@ pub struct Node {
     pub(super) groups: IdMap,
     /// Devices of sources whose blocks the destination cannot share.
     unshared: Mutex<HashSet<u64>>,
+}
+
+/// What makes durable what was written to the destination.
+enum SyncedBy {
+    /// syncfs, once a checkpoint and node.
+    FileSystem,
+    /// fsync of each file; of each directory once a checkpoint and rank.
+    Each(Arc<Unsynced>),
+    /// The file system itself: what it has taken is durable, at the latest when the file is closed.
+    Itself,
 }
 
 pub(super) struct NodeSource {
@@ -53,9 +69,11 @@ impl Node {
             let shown = escaped(path);
             open_root(Path::new(OsStr::from_bytes(path))).map_err(|err| format!("{shown}: open: {}", err.desc()))
         };
+        let mut lag = Lag::default();
         let mut sources = Vec::new();
         for source in &job.sources {
             let dir = open(&source.dir)?;
+            lag.source |= !is_local(&dir, &source.dir)?;
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
             sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
@@ -63,18 +81,26 @@ impl Node {
         if !job.policy.dry_run {
             wait_for_marker(&destination, &job.destination, job.id)?;
         }
-        let reaches = syncfs_reaches(destination.as_fd())
-            .map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
+        let reaches = is_local(&destination, &job.destination)?;
+        lag.destination = !reaches;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
-        let path = Path::new(OsStr::from_bytes(&job.destination));
-        let other_mounts = Mounts::current().below(path).next().is_some();
+        let (mounts, path) = (Mounts::current(), Path::new(OsStr::from_bytes(&job.destination)));
+        let other_mounts = mounts.below(path).next().is_some();
+        let synced_by = match other_mounts {
+            _ if job.tuning.durability == Durability::None => SyncedBy::Itself,
+            // a write has reached the engine when it is answered, and dfuse waits for its own at close as it does at fsync
+            false if mounts.file_system(path) == Some(DFUSE) => SyncedBy::Itself,
+            false if reaches => SyncedBy::FileSystem,
+            _ => SyncedBy::Each(Arc::default()),
+        };
         let euid = geteuid();
         Ok(Self {
             sources,
             destination: Arc::new(destination),
             privileged: euid.is_root(),
             euid: euid.as_raw(),
-            sync_each: !reaches || other_mounts,
+            synced_by,
+            lag,
             coarse_times: job.coarse_times || other_mounts,
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
             users: IdMap::new(&job.policy.users, user_name).map_err(|err| err.to_string())?,
@@ -93,19 +119,30 @@ impl Node {
         &self.destination
     }
 
-    /// Makes durable what this node has written to the destination. Where each file and directory was synced on its own
-    /// only the root is left.
+    /// Makes durable what this node has written to the destination; where files are synced one by one, what this rank has
+    /// changed in directories.
     ///
     /// # Errors
-    /// Those of syncfs(2), also of what was written back since the root was opened.
+    /// Those of syncfs(2), also of what was written back since the root was opened; those of [`Unsynced::sync`].
     pub fn sync(&self) -> Result<(), Errno> {
-        let root = self.destination.as_fd();
-        if self.sync_each { sync_dir(root) } else { sync_file_system(root) }
+        match &self.synced_by {
+            SyncedBy::FileSystem => sync_file_system(self.destination.as_fd()),
+            SyncedBy::Each(unsynced) => unsynced.sync(&mut DirCache::new(vec![Arc::clone(&self.destination)], 16)),
+            SyncedBy::Itself => Ok(()),
+        }
     }
 
-    /// Whether each file and directory has to be made durable on its own.
-    pub fn syncs_each(&self) -> bool {
-        self.sync_each
+    /// Where a name that another node has made may not be known yet.
+    pub fn lag(&self) -> Lag {
+        self.lag
+    }
+
+    /// The directories that are yet to be made durable, where that is done one by one.
+    pub fn unsynced(&self) -> Option<&Arc<Unsynced>> {
+        match &self.synced_by {
+            SyncedBy::Each(unsynced) => Some(unsynced),
+            _ => None,
+        }
     }
 
     /// Whether the destination may share blocks of files on this device, as far as is known.
@@ -125,6 +162,11 @@ impl Node {
         let dev = if meta.dev == source.dev { source.file_system } else { meta.dev | 1 << 63 };
         LinkId { dev, ino: meta.ino }
     }
+}
+
+/// Whether a file system is this node's own, so that syncfs makes it durable and no other node changes it.
+fn is_local(dir: &OwnedFd, path: &[u8]) -> Result<bool, String> {
+    syncfs_reaches(dir.as_fd()).map_err(|err| format!("{}: statfs: {}", escaped(path), err.desc()))
 }
 
 /// Waits until the marker of a job can be seen in a directory: it is the one that rank 0 sees.

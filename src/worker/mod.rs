@@ -137,13 +137,12 @@ impl Worker {
         let job: Arc<Job> = Arc::from(job);
         let count = job.tuning.threads.unwrap_or_else(|| default_threads(comm.node_size()));
         let threads = u32::try_from(count).unwrap_or(u32::MAX);
-        let leads_node = comm.leads_node();
-        let hello = |trouble| Hello { host: comm.host().to_string(), threads, leads_node, trouble };
+        let refused = |trouble| hello(comm, threads, false, Some(trouble));
         // the I/O threads are started as whom they act
-        let _acting = act_as(job.policy.run_as).map_err(|err| hello(Some(format!("--uid, --gid: {}", err.desc()))))?;
-        let node = Arc::new(Node::open(&job).map_err(|trouble| hello(Some(trouble)))?);
+        let _acting = act_as(job.policy.run_as).map_err(|err| refused(format!("--uid, --gid: {}", err.desc())))?;
+        let node = Arc::new(Node::open(&job).map_err(refused)?);
         let (dir, scratch) = records_dir(&job, &node, comm.rank())
-            .map_err(|err| hello(Some(format!("cannot keep records of what is copied: {err}"))))?;
+            .map_err(|err| refused(format!("cannot keep records of what is copied: {err}")))?;
         let durable = job.tuning.durability == Durability::Checkpoint && !job.policy.dry_run;
         let number = |rank: usize| u32::try_from(rank).expect("MPI counts ranks in 31 bits");
         let (rank, ranks) = (number(comm.rank()), number(comm.size()));
@@ -151,7 +150,7 @@ impl Worker {
         let (events_sender, events) = unbounded();
         let journal = Journal::new(dir.map(Arc::new), header, durable);
         let keeper = Keeper::start(&node, journal, events_sender.clone())
-            .map_err(|err| hello(Some(format!("cannot start the thread that keeps the journal: {err}"))))?;
+            .map_err(|err| refused(format!("cannot start the thread that keeps the journal: {err}")))?;
         let recorder = Arc::new(Mutex::new(Recorder::default()));
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open
@@ -160,10 +159,12 @@ impl Worker {
             sources: node.source_dirs(),
             destination: Arc::clone(node.destination()),
             reading: reading(&job),
-            sync_dirs: node.syncs_each(),
+            unsynced: node.unsynced().cloned(),
+            lag: node.lag(),
             cached_dirs: DirCache::share_of_limit(caches, 200 + job.sources.len() + 8 * count),
         };
-        let rooms = Rooms::new(&job, &roots).map_err(|err| hello(Some(format!("stat of a root: {}", err.desc()))))?;
+        let syncs = comm.leads_node() || node.unsynced().is_some();
+        let rooms = Rooms::new(&job, &roots).map_err(|err| refused(format!("stat of a root: {}", err.desc())))?;
         let rooms = Arc::new(rooms);
         let mut handles = Vec::new();
         let (halt, throttle) = (Arc::new(AtomicBool::new(false)), Arc::new(Throttle::default()));
@@ -178,7 +179,7 @@ impl Worker {
                 }
             };
             let started = thread::Builder::new().name(format!("I/O {index}")).spawn(work);
-            handles.push(started.map_err(|err| hello(Some(format!("cannot start an I/O thread: {err}"))))?);
+            handles.push(started.map_err(|err| refused(format!("cannot start an I/O thread: {err}")))?);
         }
         let worker = Self {
             job,
@@ -193,7 +194,7 @@ impl Worker {
             roots,
             sorted: None,
         };
-        Ok((hello(None), worker))
+        Ok((hello(comm, threads, syncs, None), worker))
     }
 
     /// Does what rank 0 says.
@@ -320,6 +321,10 @@ impl Worker {
         sorted.fill(&mut frame, len).map_err(WorkerError::Records)?;
         Ok((Records(frame), sorted.is_at_end()))
     }
+}
+
+fn hello(comm: &Comm, threads: u32, syncs: bool, trouble: Option<String>) -> Hello {
+    Hello { host: comm.host().to_string(), threads, syncs, trouble }
 }
 
 fn send_event(comm: &mut Comm, event: Event) {

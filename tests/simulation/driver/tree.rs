@@ -277,7 +277,7 @@ impl Scanner {
         let count = subdirs.end - subdirs.start;
         self.stack.extend(subdirs.rev().map(|sub| (sub, path.join(&name_of_dir(sub)))));
         let time = identity(0).mtime;
-        let before = DirBefore { atime: time, mtime: time, ctime: time, mode_there: None };
+        let before = DirBefore { atime: time, mtime: time, ctime: time, mode_there: None, lent: false, names: None };
         ScanEvent::Listed {
             dir,
             subdirs: count,

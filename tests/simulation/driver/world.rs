@@ -141,7 +141,6 @@ impl World {
             bytes_moved: 0,
             ended: Stats::default(),
             full: false,
-            not_durable: None,
             halting: None,
             failures: Vec::new(),
         };
