@@ -1,5 +1,7 @@
 //! The program: what was said on the command line, MPI, and then one role a rank.
 
+mod preloaded;
+
 use std::io::Write;
 use std::process::ExitCode as ProcessCode;
 

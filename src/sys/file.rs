@@ -2,17 +2,22 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
+use nix::sys::statvfs::{fstatvfs, statvfs};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
 
+use super::meta::statx;
 use super::{Buffer, Call, Meta, open_dir_at};
 
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
@@ -195,6 +200,15 @@ pub fn space(path: &Path) -> Result<(u64, u64), Errno> {
     Ok((bytes(found.blocks_available()), bytes(found.blocks().saturating_sub(found.blocks_free()))))
 }
 
+/// Bytes of the file system of an open file that an ordinary user may still write.
+///
+/// # Errors
+/// Those of fstatvfs(3).
+pub fn free_space(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let found = fstatvfs(fd)?;
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+}
+
 /// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,
 /// where only fsync of each file does.
 ///
@@ -255,6 +269,8 @@ fn is_cached(fd: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
 pub struct End {
     plain: OwnedFd,
     direct: Option<Direct>,
+    /// `plain` goes past the page cache too, and takes any offset and length.
+    plain_is_direct: bool,
 }
 
 struct Direct {
@@ -268,7 +284,35 @@ struct Direct {
 impl End {
     /// Through the page cache only.
     pub fn buffered(plain: OwnedFd) -> Self {
-        Self { plain, direct: None }
+        Self { plain, direct: None, plain_is_direct: false }
+    }
+
+    /// Opens a source for direct I/O: by one descriptor where that takes any offset and length, as FUSE does, else by two.
+    ///
+    /// # Errors
+    /// Those of open(2) without `O_DIRECT`.
+    pub fn open_source(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<Self, Errno> {
+        let direct = how.open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECT | FILE_FLAGS);
+        Self::one_or_two(direct, || open_read(dir, name, how))
+    }
+
+    /// The same for a destination that is there.
+    ///
+    /// # Errors
+    /// As [`Self::open_source`].
+    pub fn open_destination(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
+        let flags = OFlag::O_WRONLY | OFlag::O_DIRECT | FILE_FLAGS;
+        Self::one_or_two(openat(dir, name, flags, Mode::empty()), || open_write(dir, name))
+    }
+
+    fn one_or_two(
+        direct: Result<OwnedFd, Errno>,
+        open_plain: impl FnOnce() -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, Errno> {
+        match direct {
+            Ok(fd) if takes_any_length(fd.as_fd()) => Ok(Self { plain: fd, direct: None, plain_is_direct: true }),
+            direct => Ok(Self::direct(open_plain()?, direct)),
+        }
     }
 
     /// A source, with a second, direct descriptor of the same file, opened by its name: DAOS's interception
@@ -289,7 +333,7 @@ impl End {
             let (a, b) = (super::Meta::of(&plain).ok()?, super::Meta::of(&fd).ok()?);
             ((a.dev, a.ino) == (b.dev, b.ino)).then_some(Direct { fd, align, prefers_cache: false })
         });
-        Self { plain, direct }
+        Self { plain, direct, plain_is_direct: false }
     }
 
     /// Reads blocks that are in memory from there and not from the disk, nor makes the kernel write them there first: on
@@ -297,17 +341,17 @@ impl End {
     pub fn preferring_cache(mut self) -> Self {
         const LOCAL: [FsType; 3] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
         if let Some(direct) = &mut self.direct {
-            direct.prefers_cache = fstatfs(&direct.fd).is_ok_and(|fs| LOCAL.contains(&fs.filesystem_type()));
+            direct.prefers_cache = file_system_of(direct.fd.as_fd()).is_ok_and(|fs| LOCAL.contains(&fs));
         }
         self
     }
 
     /// Whether whole blocks go past the page cache, as far as is known by now.
     pub fn is_direct(&self) -> bool {
-        self.direct.is_some()
+        self.direct.is_some() || self.plain_is_direct
     }
 
-    /// The descriptor that goes through the page cache.
+    /// The descriptor that takes any offset and length; through the page cache, unless it is the only one.
     pub fn plain(&self) -> BorrowedFd<'_> {
         self.plain.as_fd()
     }
@@ -390,18 +434,35 @@ impl End {
 /// What `O_DIRECT` wants of this file in bytes; `None` where it cannot be had. File systems that do not
 /// say (only ext4, XFS and few others do) get 4096, the buffers' own alignment.
 fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
-    // SAFETY: an all-zero statx is a valid value of the plain C struct.
-    let mut st: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is an empty string ended by NUL, `st` is writable, the descriptor is open.
-    let failed =
-        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut st) };
-    if failed != 0 || st.stx_mask & libc::STATX_DIOALIGN == 0 {
+    let asked = statx(fd, 0, libc::STATX_DIOALIGN).ok();
+    let Some(st) = asked.filter(|st| st.stx_mask & libc::STATX_DIOALIGN != 0) else {
         // tmpfs takes the flag, and is a page cache all the same
-        let in_memory = fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
+        let in_memory = file_system_of(fd).is_ok_and(|fs| fs == TMPFS_MAGIC);
         return (!in_memory).then_some(Buffer::ALIGN);
-    }
+    };
     let align = usize::try_from(st.stx_dio_offset_align.max(st.stx_dio_mem_align)).ok()?;
     (st.stx_dio_offset_align > 0 && Buffer::ALIGN.is_multiple_of(align)).then_some(align)
+}
+
+/// Whether a descriptor with `O_DIRECT` takes what is not aligned too: the bytes go to the server of a FUSE file system as
+/// they are.
+fn takes_any_length(fd: BorrowedFd<'_>) -> bool {
+    file_system_of(fd).is_ok_and(|fs| fs == FUSE_SUPER_MAGIC)
+}
+
+/// The type of the file system that an open file is on. Asked once a device: for some it is a request to a server.
+fn file_system_of(fd: BorrowedFd<'_>) -> Result<FsType, Errno> {
+    static KNOWN: Mutex<BTreeMap<(u32, u32), FsType>> = Mutex::new(BTreeMap::new());
+    // the device is known without asking a server
+    let st = statx(fd, libc::AT_STATX_DONT_SYNC, 0)?;
+    let dev = (st.stx_dev_major, st.stx_dev_minor);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known().get(&dev) {
+        return Ok(*found);
+    }
+    let found = fstatfs(fd)?.filesystem_type();
+    known().insert(dev, found);
+    Ok(found)
 }
 
 fn is_aligned(offset: u64, align: usize) -> bool {

@@ -1,12 +1,14 @@
 //! Metadata: reading and setting it, on descriptors and on names.
 
-use std::os::fd::{AsFd, BorrowedFd};
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, lstat, major,
-    minor, mknodat, stat, utimensat,
+    makedev, minor, mknodat, stat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
@@ -42,6 +44,20 @@ impl Meta {
     /// Those of fstat(2).
     pub fn of(fd: impl AsFd) -> Result<Self, Errno> {
         Ok(Self::from(fstat(fd)?))
+    }
+
+    /// Of an open descriptor, as the file system has it now and not as the kernel remembers it: network file systems and FUSE
+    /// keep attributes for a second or more. Data that an interception library reads does not tell the kernel that they
+    /// may be old.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn of_now(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        match statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS) {
+            // a kernel or a sandbox without it
+            Err(Errno::ENOSYS) => Self::of(fd),
+            asked => asked.map(|st| Self::from(&st)),
+        }
     }
 
     /// Of a name in a directory; of a symbolic link itself.
@@ -94,16 +110,7 @@ impl From<FileStat> for Meta {
     fn from(st: FileStat) -> Self {
         let time = |sec, nsec: i64| Timestamp { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
         Self {
-            kind: match SFlag::from_bits_truncate(st.st_mode & libc::S_IFMT) {
-                SFlag::S_IFREG => Some(Kind::File),
-                SFlag::S_IFDIR => Some(Kind::Dir),
-                SFlag::S_IFLNK => Some(Kind::Symlink),
-                SFlag::S_IFIFO => Some(Kind::Fifo),
-                SFlag::S_IFSOCK => Some(Kind::Socket),
-                SFlag::S_IFCHR => Some(Kind::CharDev),
-                SFlag::S_IFBLK => Some(Kind::BlockDev),
-                _ => None,
-            },
+            kind: kind_of_mode(st.st_mode),
             mode: st.st_mode & 0o7777,
             uid: st.st_uid,
             gid: st.st_gid,
@@ -117,6 +124,53 @@ impl From<FileStat> for Meta {
             rdev: st.st_rdev,
             blocks: u64::try_from(st.st_blocks).unwrap_or(0),
         }
+    }
+}
+
+impl From<&libc::statx> for Meta {
+    fn from(st: &libc::statx) -> Self {
+        let time = |time: libc::statx_timestamp| Timestamp { sec: time.tv_sec, nsec: time.tv_nsec };
+        let device = |major: u32, minor: u32| makedev(major.into(), minor.into());
+        Self {
+            kind: kind_of_mode(st.stx_mode.into()),
+            mode: u32::from(st.stx_mode) & 0o7777,
+            uid: st.stx_uid,
+            gid: st.stx_gid,
+            size: st.stx_size,
+            atime: time(st.stx_atime),
+            mtime: time(st.stx_mtime),
+            ctime: time(st.stx_ctime),
+            nlink: st.stx_nlink.into(),
+            dev: device(st.stx_dev_major, st.stx_dev_minor),
+            ino: st.stx_ino,
+            rdev: device(st.stx_rdev_major, st.stx_rdev_minor),
+            blocks: st.stx_blocks,
+        }
+    }
+}
+
+/// What statx(2) says of an open descriptor: at least what `mask` asks for, if the file system has it.
+///
+/// # Errors
+/// Those of statx(2).
+pub(super) fn statx(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> Result<libc::statx, Errno> {
+    // SAFETY: an all-zero statx is a valid value of the plain C struct.
+    let mut st: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty string ended by NUL, `st` is writable, the descriptor is open.
+    let asked = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags | libc::AT_EMPTY_PATH, mask, &raw mut st) };
+    Errno::result(asked).map(|_| st)
+}
+
+fn kind_of_mode(mode: u32) -> Option<Kind> {
+    match SFlag::from_bits_truncate(mode & libc::S_IFMT) {
+        SFlag::S_IFREG => Some(Kind::File),
+        SFlag::S_IFDIR => Some(Kind::Dir),
+        SFlag::S_IFLNK => Some(Kind::Symlink),
+        SFlag::S_IFIFO => Some(Kind::Fifo),
+        SFlag::S_IFSOCK => Some(Kind::Socket),
+        SFlag::S_IFCHR => Some(Kind::CharDev),
+        SFlag::S_IFBLK => Some(Kind::BlockDev),
+        _ => None,
     }
 }
 
@@ -232,4 +286,19 @@ pub fn make_node(dir: BorrowedFd<'_>, name: &[u8], kind: Kind, rdev: u64) -> Res
 /// Those of linkat(2).
 pub fn link(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
     linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_ask_tell_the_same() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(base.path().join("f"), [7; 5000]).expect("written");
+        for path in [base.path().to_path_buf(), base.path().join("f"), "/dev/null".into()] {
+            let file = std::fs::File::open(path).expect("opens");
+            assert_eq!(Meta::of_now(file.as_fd()), Meta::of(&file));
+        }
+    }
 }

@@ -26,8 +26,8 @@ pub use dir::{
     strip_dir_acls, use_dir,
 };
 pub use file::{
-    End, Locked, Reading, close, create_new, lock_file, next_data, open_read, open_write, remove_file, rename,
-    rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system, syncfs_reaches,
+    End, Locked, Reading, close, create_new, free_space, lock_file, next_data, open_read, open_write, remove_file,
+    rename, rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system, syncfs_reaches,
 };
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};

@@ -15,6 +15,8 @@ struct Mount {
     point: PathBuf,
     /// The file system's type, with that of a FUSE server: `fuse.sshfs`.
     file_system: String,
+    /// What is mounted, in the words of whoever did it: a device, a server, a FUSE server's name.
+    source: String,
 }
 
 /// A directory as one mount shows it: by its file system, its path in that, and its path here.
@@ -63,12 +65,14 @@ impl Mounts {
             let mut words = line.split(' ').skip(2);
             let (device, root, point) = (words.next()?, words.next()?, words.next()?);
             // a number of optional fields before a dash
-            let file_system = words.skip_while(|word| *word != "-").nth(1)?;
+            let mut words = words.skip_while(|word| *word != "-").skip(1);
+            let (file_system, source) = (words.next()?, words.next()?);
             Some(Mount {
                 device: device.into(),
                 root: unescape(root),
                 point: unescape(point),
                 file_system: file_system.into(),
+                source: source.into(),
             })
         });
         Self(mounts.collect())
@@ -79,9 +83,14 @@ impl Mounts {
         Some(self.mount_of(path)?.place(path))
     }
 
-    /// The type of the file system that a canonical path lies on, as the kernel names it.
-    pub fn file_system(&self, path: &Path) -> Option<&str> {
-        Some(&self.mount_of(path)?.file_system)
+    /// Whether a canonical path lies on a dfuse, which DAOS containers are mounted by.
+    pub fn is_dfuse(&self, path: &Path) -> bool {
+        // the subtype is missing where it is mounted without libfuse
+        self.mount_of(path).is_some_and(|mount| match mount.file_system.as_str() {
+            "fuse.daos" => true,
+            "fuse" => mount.source == "dfuse",
+            _ => false,
+        })
     }
 
     /// The last mount on a point hides the earlier ones.
@@ -140,7 +149,9 @@ mod tests {
 22 1 254:0 / / rw - ext4 /dev/vda rw
 30 22 254:0 /data/src /mnt/bind\\040mount rw - ext4 /dev/vda rw
 31 22 0:40 / /scratch rw shared:1 - tmpfs tmpfs rw
-32 31 254:0 /backup /scratch/in rw - ext4 /dev/vda rw";
+32 31 254:0 /backup /scratch/in rw - ext4 /dev/vda rw
+33 22 0:45 / /daos rw,noatime shared:2 master:1 - fuse.daos dfuse rw,default_permissions
+34 22 0:46 / /standin rw - fuse dfuse rw";
 
     #[test]
     fn a_bind_mount_meets_what_it_shows() {
@@ -156,7 +167,7 @@ mod tests {
         let below: Vec<_> = mounts.below(Path::new("/scratch")).collect();
         assert_eq!(place("/backup/x").meeting_point(&below[0]), pair("/backup", "/scratch/in"));
         assert_eq!(below.len(), 1);
-        let types = ["/data", "/scratch/a"].map(|path| mounts.file_system(Path::new(path)));
-        assert_eq!(types, [Some("ext4"), Some("tmpfs")]);
+        let dfuse = ["/data", "/scratch/a", "/daos/a", "/standin"].map(|path| mounts.is_dfuse(Path::new(path)));
+        assert_eq!(dfuse, [false, false, true, true]);
     }
 }

@@ -6,7 +6,10 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{Direct, Reflink, Sparse};
-use crate::sys::{Buffer, End, Errno, Meta, Reading, never_shares, next_data, open_read, share_blocks};
+use crate::sys::{
+    Buffer, End, Errno, Meta, Reading, free_space, never_shares, next_data, open_read, open_write, share_blocks,
+    sync_file,
+};
 use crate::types::{Failure, Op};
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
@@ -41,8 +44,8 @@ pub(super) struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// Of descriptors of both sides; `meta` is the source's.
-    pub(super) fn new(
+    /// Of a small file, whose descriptors are open on both sides; `meta` is the source's.
+    pub(super) fn small(
         mover: &Mover,
         (place, made): (&'a Place, &'a [u8]),
         (from, to): (OwnedFd, OwnedFd),
@@ -52,18 +55,33 @@ impl<'a> Pair<'a> {
         let (from, to) = if mover.wants_direct(meta.size) {
             let (dir, name) = place.source();
             let from = End::direct_source(from, dir, name, mover.reading);
-            let from = if mover.job.tuning.direct == Direct::Auto { from.preferring_cache() } else { from };
-            (from, End::direct_destination(to, place.dest(), made))
+            (mover.preferring(from), End::direct_destination(to, place.dest(), made))
         } else {
             (End::buffered(from), End::buffered(to))
         };
         Self { place, made, len: meta.size, dev: meta.dev, sparse, from, to }
     }
+
+    /// Of a file that is copied in ranges, whose source is open already; `meta` is its.
+    pub(super) fn large(
+        mover: &Mover,
+        (place, made): (&'a Place, &'a [u8]),
+        from: End,
+        meta: &Meta,
+        sparse: bool,
+    ) -> Result<Self, Failure> {
+        let to = if mover.wants_direct(meta.size) {
+            End::open_destination(place.dest(), made).at(Op::Open, DEST)?
+        } else {
+            End::buffered(open_write(place.dest(), made).at(Op::Open, DEST)?)
+        };
+        Ok(Self { place, made, len: meta.size, dev: meta.dev, sparse, from: mover.preferring(from), to })
+    }
 }
 
 impl Mover {
     /// Whether a file of this many bytes is to be moved with `O_DIRECT`.
-    fn wants_direct(&self, len: u64) -> bool {
+    pub(super) fn wants_direct(&self, len: u64) -> bool {
         match self.job.tuning.direct {
             Direct::Auto => len >= DIRECT_MIN_LEN,
             Direct::Always => len > 0,
@@ -71,34 +89,73 @@ impl Mover {
         }
     }
 
+    /// A source, from memory where it is there, if the user has not said otherwise.
+    fn preferring(&self, from: End) -> End {
+        if self.job.tuning.direct == Direct::Auto { from.preferring_cache() } else { from }
+    }
+
     /// Whether the copy of a file gets the holes that its source has.
     pub(super) fn keeps_holes(&self, meta: &Meta) -> bool {
         self.job.tuning.sparse != Sparse::Never && meta.is_sparse()
     }
 
-    /// Copies `range` of the source to the same place of the destination: read and written, or shared.
-    pub(super) fn copy_range_of(
+    /// Copies `range` of the source to the same place of the destination: read and written, or shared. Returns what the
+    /// hasher makes of it, where digests are wanted; `new_hasher` is for this range.
+    pub(super) fn copy_piece(
         &mut self,
         pair: &mut Pair<'_>,
         range: Range,
-        hasher: Option<&mut PieceHasher>,
-    ) -> Result<Span, Failure> {
-        if !self.share(pair, range)? {
-            return self.copy_span(&mut pair.from, Some(&mut pair.to), range, pair.sparse, hasher);
+        new_hasher: impl Fn() -> PieceHasher,
+    ) -> Result<(Span, Option<[u8; 32]>), Failure> {
+        let digest = self.job.tuning.digest;
+        if self.share(pair, range)? {
+            if !digest {
+                self.task.bytes_moved += range.len;
+                return Ok((Span::Copied, None));
+            }
+            // the digest is that of the copy: the source may have changed since
+            let mut hasher = new_hasher();
+            let mut back = self.open_copy(pair)?;
+            let span = self.copy_span(&mut back, None, range, pair.sparse, Some(&mut hasher))?;
+            return Ok((span, Some(hasher.finish())));
         }
-        if hasher.is_none() {
-            self.task.bytes_moved += range.len;
-            return Ok(Span::Copied);
+        let reads_back = self.node.reads_back(range.len);
+        let mut hasher = (digest || reads_back).then(&new_hasher);
+        let span = self.copy_span(&mut pair.from, Some(&mut pair.to), range, pair.sparse, hasher.as_mut())?;
+        let value = hasher.map(PieceHasher::finish);
+        if let Some(value) = value.filter(|_| reads_back && span == Span::Copied) {
+            self.read_back(pair, range, new_hasher(), value)?;
         }
-        // the digest is that of the copy: the source may have changed since
+        Ok((span, value.filter(|_| digest)))
+    }
+
+    fn open_copy(&self, pair: &Pair<'_>) -> Result<End, Failure> {
         let (dir, reading) = (pair.place.dest(), Reading::default());
-        let back = open_read(dir, pair.made, reading).at(Op::Open, DEST)?;
-        let mut back = if self.wants_direct(pair.len) {
-            End::direct_source(back, dir, pair.made, reading)
-        } else {
-            End::buffered(back)
-        };
-        self.copy_span(&mut back, None, range, pair.sparse, hasher)
+        if self.wants_direct(pair.len) || self.node.reads_back(pair.len) {
+            return End::open_source(dir, pair.made, reading).at(Op::Open, DEST);
+        }
+        Ok(End::buffered(open_read(dir, pair.made, reading).at(Op::Open, DEST)?))
+    }
+
+    /// Demands that a range which was written is there, past the page cache: where a file system may say that it has taken
+    /// data which it then loses. Where that is for want of space, it is the errno.
+    fn read_back(
+        &mut self,
+        pair: &Pair<'_>,
+        range: Range,
+        mut hasher: PieceHasher,
+        value: [u8; 32],
+    ) -> Result<(), Failure> {
+        sync_file(pair.to.plain()).at(Op::Fsync, DEST)?;
+        let mut back = self.open_copy(pair)?;
+        let moved = self.task.bytes_moved;
+        let span = self.copy_span(&mut back, None, range, false, Some(&mut hasher))?;
+        self.task.bytes_moved = moved;
+        if span == Span::Copied && hasher.finish() == value {
+            return Ok(());
+        }
+        let left = free_space(pair.to.plain()).at(Op::Stat, DEST)?;
+        Err(if left < range.len { Errno::ENOSPC } else { Errno::EIO }).at(Op::Write, DEST)
     }
 
     /// Lets the destination share the source's blocks, where that is wanted and possible.

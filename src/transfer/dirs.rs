@@ -58,11 +58,12 @@ impl Mover {
             self.remove_left_behind(path, to.as_fd()).at(Op::List, DEST)?;
         }
         let to = open_dir_at(to.as_fd(), b".", Reading::default()).at(Op::Open, DEST)?;
-        let now = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        let now = Meta::of_now(from.as_fd()).at(Op::Stat, SOURCE)?;
         let settled = self.settled(from.as_fd(), before, now)?;
         let meta = settled.unwrap_or(now);
         let atime = before.map_or(meta.atime, |before| before.atime);
-        let strips = self.job.policy.strips_inherited_acls();
+        // one that was there has its own ACLs; one that this run has made got none, or has lost it
+        let strips = !self.job.fresh && self.job.policy.strips_inherited_acls();
         let (from, to) = (Handle::Named(from.as_fd(), b"."), Handle::Open(to.as_fd()));
         let kept = self.set_metadata(from, to, &Meta { atime, ..meta }, strips)?;
         // as cp has it: a directory that was there keeps its own mode, unless the source's is wanted
@@ -88,7 +89,7 @@ impl Mover {
             if before.names.is_some_and(|seen| seen != names) {
                 return Ok(None);
             }
-            let after = Meta::of(dir).at(Op::Stat, SOURCE)?;
+            let after = Meta::of_now(dir).at(Op::Stat, SOURCE)?;
             if (after.mtime, after.ctime) == (now.mtime, now.ctime) {
                 return Ok(Some(after));
             }

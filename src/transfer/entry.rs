@@ -270,18 +270,17 @@ impl Mover {
         if sparse || self.job.tuning.sparse == Sparse::Always {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
-        let mut pair = Pair::new(self, (place, made), (from, to), meta, sparse);
-        let mut hasher = self.job.tuning.digest.then(|| PieceHasher::whole(meta.size));
+        let mut pair = Pair::small(self, (place, made), (from, to), meta, sparse);
         let whole = Range { offset: 0, len: meta.size };
-        let span = self.copy_range_of(&mut pair, whole, hasher.as_mut())?;
-        let after = Meta::of(pair.from.plain()).at(Op::Stat, SOURCE)?;
+        let (span, digest) = self.copy_piece(&mut pair, whole, || PieceHasher::whole(meta.size))?;
+        let after = Meta::of_now(pair.from.plain()).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
         let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
         let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
         self.sync_if_needed(pair.to.plain())?;
-        Ok(Some((kept, pair.to, hasher.map(|hasher| hasher.finish()))))
+        Ok(Some((kept, pair.to, digest)))
     }
 
     fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {

@@ -10,7 +10,7 @@ use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{Handle, Meta, close, open_read, open_write, remove_file};
+use crate::sys::{End, Handle, Meta, close, open_read, open_write, remove_file};
 use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
@@ -39,24 +39,25 @@ impl Mover {
         let place = self.place(file.source, &file.path)?;
         let temporary = self.temporary_name(file.source, &file.path, file.temporary);
         let (dir, name) = place.source();
-        let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
-        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        let from = if self.wants_direct(file.identity.size) {
+            End::open_source(dir, name, self.reading).at(Op::Open, SOURCE)?
+        } else {
+            End::buffered(open_read(dir, name, self.reading).at(Op::Open, SOURCE)?)
+        };
+        let meta = Meta::of(from.plain()).at(Op::Stat, SOURCE)?;
         if !is_same(file, &meta) {
             return Ok(TaskResult::Changed);
         }
-        let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let mut pair = Pair::new(self, (&place, &temporary), (from, to), &meta, file.sparse);
+        let mut pair = Pair::large(self, (&place, &temporary), from, &meta, file.sparse)?;
         let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
-        let mut hasher = self.job.tuning.digest.then(|| PieceHasher::range(range.offset));
-        let span = self.copy_range_of(&mut pair, range, hasher.as_mut())?;
-        let after = Meta::of(pair.from.plain()).at(Op::Stat, SOURCE)?;
+        let (span, value) = self.copy_piece(&mut pair, range, || PieceHasher::range(range.offset))?;
+        let after = Meta::of_now(pair.from.plain()).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || !is_same(file, &after) {
             return Ok(TaskResult::Changed);
         }
         self.sync_if_needed(pair.to.plain())?;
         pair.to.close().at(Op::Close, DEST)?;
-        let value = hasher.map(|hasher| hasher.finish());
         if self.job.state.is_some() {
             let path = file.path.clone();
             self.task.records.push(&Item::Range(RangeDone { path, partial: file.partial(), index, value }));

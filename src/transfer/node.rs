@@ -21,9 +21,6 @@ use crate::sys::{
 };
 use crate::types::{LinkId, escaped};
 
-/// What the kernel calls DAOS's dfuse in its table of mounts.
-const DFUSE: &str = "fuse.daos";
-
 /// Opened once a rank, before anything is written, shared by its threads.
 pub struct Node {
     pub(super) sources: Vec<NodeSource>,
@@ -33,6 +30,8 @@ pub struct Node {
     pub(super) privileged: bool,
     pub(super) euid: u32,
     synced_by: SyncedBy,
+    /// What is longer than one request has to be read back: nobody hears of a write that fails late.
+    may_lose_writes: bool,
     lag: Lag,
     /// Whether a time that was set may be another one afterwards.
     pub(super) coarse_times: bool,
@@ -69,11 +68,13 @@ impl Node {
             let shown = escaped(path);
             open_root(Path::new(OsStr::from_bytes(path))).map_err(|err| format!("{shown}: open: {}", err.desc()))
         };
-        let mut lag = Lag::default();
+        let mounts = Mounts::current();
+        let (mut lag, mut from_dfuse) = (Lag::default(), false);
         let mut sources = Vec::new();
         for source in &job.sources {
             let dir = open(&source.dir)?;
             lag.source |= !is_local(&dir, &source.dir)?;
+            from_dfuse |= is_dfuse(&mounts, &source.dir);
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
             sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
@@ -84,12 +85,12 @@ impl Node {
         let reaches = is_local(&destination, &job.destination)?;
         lag.destination = !reaches;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
-        let (mounts, path) = (Mounts::current(), Path::new(OsStr::from_bytes(&job.destination)));
+        let path = Path::new(OsStr::from_bytes(&job.destination));
         let other_mounts = mounts.below(path).next().is_some();
         let synced_by = match other_mounts {
             _ if job.tuning.durability == Durability::None => SyncedBy::Itself,
             // a write has reached the engine when it is answered, and dfuse waits for its own at close as it does at fsync
-            false if mounts.file_system(path) == Some(DFUSE) => SyncedBy::Itself,
+            false if is_dfuse(&mounts, &job.destination) => SyncedBy::Itself,
             false if reaches => SyncedBy::FileSystem,
             _ => SyncedBy::Each(Arc::default()),
         };
@@ -100,6 +101,7 @@ impl Node {
             privileged: euid.is_root(),
             euid: euid.as_raw(),
             synced_by,
+            may_lose_writes: is_dfuse(&mounts, &job.destination) && (from_dfuse || !is_intercepted()),
             lag,
             coarse_times: job.coarse_times || other_mounts,
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
@@ -132,6 +134,15 @@ impl Node {
         }
     }
 
+    /// Whether a piece of this many bytes has to be read back after it was written. dfuse with its write-back cache answers
+    /// a write before it is done; when it fails then, for want of space for one, fsync and close say nothing (seen on
+    /// DAOS 2.6.5). The length of a file tells of its last write; of others nothing does.
+    pub(super) fn reads_back(&self, len: u64) -> bool {
+        /// Bytes that one request to a FUSE server holds, at least.
+        const ONE_WRITE: u64 = 128 << 10;
+        self.may_lose_writes && len > ONE_WRITE
+    }
+
     /// Where a name that another node has made may not be known yet.
     pub fn lag(&self) -> Lag {
         self.lag
@@ -162,6 +173,18 @@ impl Node {
         let dev = if meta.dev == source.dev { source.file_system } else { meta.dev | 1 << 63 };
         LinkId { dev, ino: meta.ino }
     }
+}
+
+fn is_dfuse(mounts: &Mounts, path: &[u8]) -> bool {
+    mounts.is_dfuse(Path::new(OsStr::from_bytes(path)))
+}
+
+/// Whether DAOS's interception library takes reads and writes: past dfuse, and with their errors. With two containers in one
+/// job it takes those of one only.
+fn is_intercepted() -> bool {
+    std::env::var_os("LD_PRELOAD").is_some_and(|preloaded| {
+        preloaded.as_bytes().split(|b| b": ".contains(b)).any(|path| path.ends_with(b"/libioil.so"))
+    })
 }
 
 /// Whether a file system is this node's own, so that syncfs makes it durable and no other node changes it.

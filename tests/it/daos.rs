@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::support::daos::{Storage, held, marks_of, settle};
+use crate::support::daos::{Container, Storage, held, marks_of, settle};
+use crate::support::interrupted::half_written_as_finished;
 use crate::support::journal::kill_at;
 use crate::support::launch::{Job, Outcome};
 use crate::support::manifest::{self, Expect, Manifest};
 use crate::support::oracle::{self, Aspects, Kind, Node, Tree};
+use crate::support::preload;
 use crate::support::resumed::number;
-use crate::support::skip::need;
+use crate::support::skip::{self, Missing, need};
 use crate::support::sys;
 use crate::support::told;
 use crate::support::tree::{self, KIB, chmod, noise_file, temp};
@@ -82,7 +85,7 @@ fn assert_nothing_to_do(job: &Job, src: &Path, dst: &Path) {
         let told = told::json(&outcome);
         assert_eq!(number(&told, "bytes_moved"), 0, "rerun {run}: {}", outcome.told());
         let left = number(&told, "entries") - number(&told, "resumed");
-        assert_eq!(left, u64::try_from(touched).unwrap(), "rerun {run}: {}", outcome.told());
+        assert!(left <= u64::try_from(touched).unwrap(), "rerun {run}: {left} of {touched}: {}", outcome.told());
     }
 }
 
@@ -319,19 +322,18 @@ fn a_killed_copy_goes_on_in_both_directions() {
     }
 }
 
-/// What the mounts are asked for in a copy of `dirs` directories with `files` small files each, beyond one of none.
-fn requests_of(preloaded: bool, count: (usize, usize)) -> Option<[BTreeMap<&'static str, u64>; 2]> {
-    let storage = match Storage::stand_in() {
-        Ok(storage) => storage,
-        Err(missing) => {
-            missing.report();
-            return None;
-        }
-    };
+/// What a mount is asked for, by kind.
+type Requests = BTreeMap<&'static str, u64>;
+
+/// The requests of a tree's copy into a container, and out of it again.
+fn requests_of(preloaded: bool, make: impl Fn(&Path)) -> Result<[Requests; 2], Missing> {
+    let storage = Storage::stand_in()?;
     let dir = temp();
-    let src = tree::small_files(&dir.path().join("src"), count.0, count.1);
+    let src = dir.path().join("src");
+    make(&src);
+    tree::age(&src);
     let inside = storage.one.dir().join("copy");
-    let job = Job::ranks(1).options(["--json", "--threads", "1"]);
+    let job = Job::ranks(1).options(["--json", "--threads", "1", "-k", "1M", "-b", "1M"]);
     let job = if preloaded { storage.preloaded_directly(job) } else { job };
     storage.one.take_requests();
     job.run([&src, &inside]).assert_code(0);
@@ -339,15 +341,116 @@ fn requests_of(preloaded: bool, count: (usize, usize)) -> Option<[BTreeMap<&'sta
     settle();
     storage.one.take_requests();
     job.run([&inside, &dir.path().join("back")]).assert_code(0);
-    Some([into, storage.one.take_requests()])
+    Ok([into, storage.one.take_requests()])
+}
+
+/// What 40 more of something cost, each.
+fn each_of_40(many: &Requests, few: &Requests) -> BTreeMap<&'static str, f64> {
+    let each = |(name, count): (&&'static str, &u64)| {
+        let more = count.saturating_sub(few.get(name).copied().unwrap_or(0));
+        #[allow(clippy::cast_precision_loss)]
+        let each = more as f64 / 40.0;
+        (*name, each)
+    };
+    many.iter().map(each).filter(|(_, each)| *each > 0.1).collect()
+}
+
+/// Each costs at most what stands in the table, and nothing that does not. `release`, `releasedir` and `forget` are not waited
+/// for; `getxattr` is the kernel's own before a write (security.capability), and its are the `getattr` of a directory in
+/// which something was made, and what it asks again when a second is over.
+#[track_caller]
+fn assert_costs(what: &str, [many, few]: [&Requests; 2], expected: &[(&str, f64)]) {
+    let mut costs = each_of_40(many, few);
+    costs.retain(|name, _| !["release", "releasedir", "forget", "getxattr"].contains(name));
+    let most = |name: &str| expected.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, most)| *most);
+    assert!(costs.iter().all(|(name, cost)| *cost < most(name) + 0.5), "{what}: {costs:?}, expected {expected:?}");
+    assert!(!costs.is_empty(), "{what} costs nothing");
 }
 
 #[test]
-fn requests_are_few() {
-    for preloaded in [false, true] {
-        for count in [(1, 1), (1, 201), (21, 10)] {
-            let counted = requests_of(preloaded, count);
-            println!("{preloaded} {count:?} {counted:#?}");
+fn a_small_file_a_directory_and_a_range_cost_few_requests() {
+    let small = |files: usize| {
+        move |root: &Path| {
+            (0..files).for_each(|number| noise_file(&root.join(format!("d/f{number}")), 1000 + number));
         }
+    };
+    let dirs = |dirs: usize| {
+        move |root: &Path| {
+            (0..dirs).for_each(|number| fs::create_dir_all(root.join(format!("d{number}"))).unwrap());
+        }
+    };
+    let ranges = |ranges: usize| move |root: &Path| noise_file(&root.join("f"), ranges << 20);
+    let pair = |preloaded, few: &dyn Fn(&Path), many: &dyn Fn(&Path)| -> Result<_, Missing> {
+        Ok((requests_of(preloaded, few)?, requests_of(preloaded, many)?))
+    };
+    for preloaded in [false, true] {
+        let ioctls = if preloaded { &[("ioctl", 3.0)] as &[_] } else { &[] };
+        let data = |read_or_write| if preloaded { vec![] } else { vec![(read_or_write, 1.0)] };
+        let costs = |fixed: &[(&'static str, f64)], data: Vec<(&'static str, f64)>| [fixed, ioctls, &data].concat();
+        let (few, many) = need!(pair(preloaded, &small(5), &small(45)));
+        let into = [("lookup", 1.0), ("create", 1.0), ("getattr", 2.0), ("setattr", 1.0), ("flush", 1.0)];
+        assert_costs("a small file, into", [&many[0], &few[0]], &costs(&into, data("write")));
+        let out = [("open", 1.0), ("getattr", 1.0), ("listxattr", 1.0), ("flush", 1.0)];
+        assert_costs("a small file, out", [&many[1], &few[1]], &costs(&out, data("read")));
+        let (few, many) = need!(pair(preloaded, &dirs(5), &dirs(45)));
+        let into = [("lookup", 2.0), ("mkdir", 1.0), ("opendir", 1.0), ("getattr", 2.0), ("setattr", 2.0)];
+        assert_costs("a directory, into", [&many[0], &few[0]], &into);
+        let out = [("opendir", 1.0), ("readdirplus", 1.0), ("readdir", 1.0), ("getattr", 1.0), ("listxattr", 1.0)];
+        assert_costs("a directory, out", [&many[1], &few[1]], &out);
+        let (few, many) = need!(pair(preloaded, &ranges(3), &ranges(43)));
+        // without the library what was written is read back; with it the kernel asks for permissions at each open
+        let back = if preloaded { vec![("getattr", 1.0)] } else { vec![("read", 1.0), ("fsync", 1.0)] };
+        let opens = if preloaded { 1.0 } else { 2.0 };
+        let into = [("open", opens), ("flush", opens)];
+        assert_costs("a range, into", [&many[0], &few[0]], &costs(&into, [data("write"), back].concat()));
+        let out = [("open", 1.0), ("flush", 1.0), ("getattr", 1.0)];
+        assert_costs("a range, out", [&many[1], &few[1]], &costs(&out, data("read")));
+    }
+}
+
+/// A container that is full answers writes that it loses; with it the copy stops, and goes on once there is room.
+#[test]
+fn what_a_full_container_has_lost_without_a_word_is_noticed() {
+    let container = need!(Container::writing_back());
+    let dir = temp();
+    let src = dir.path().join("src");
+    for number in 0..6 {
+        noise_file(&src.join(format!("small{number}")), 50_000 + number);
+        noise_file(&src.join(format!("large{number}")), 700_000 + number);
+    }
+    tree::age(&src);
+    for (options, room) in [(["-k", "256K", "-b", "128K"], 2_000_000), (["-k", "16M", "-b", "4M"], 2_000_000)] {
+        for ranks in [1, 2] {
+            let dst = container.dir().join(format!("np{ranks}-{}", options[1]));
+            let job = Job::ranks(ranks).options(options).options(["--json", "--retries", "1"]);
+            container.control().leave_room(room, libc::ENOSPC);
+            let outcome = job.run([&src, &dst]);
+            assert!(matches!(outcome.code(), Some(1 | 75)), "{}", outcome.told());
+            oracle::assert_none(&half_written_as_finished(&src, &dst), &outcome.told());
+            container.control().lift();
+            let outcome = job.run([&src, &dst]);
+            outcome.assert_code(0);
+            settle();
+            assert_held(&oracle::walk(&src), &src, &container.through_the_other(&dst), &outcome);
+        }
+    }
+}
+
+#[test]
+fn libpil4dfs_is_refused_in_one_line_before_it_crashes() {
+    let home = temp();
+    let library = preload::compile("libpil4dfs.c", home.path());
+    // what happens to any other program in Rust
+    need!(skip::program("b3sum"));
+    let crashed = Command::new("b3sum").arg(&library).env("LD_PRELOAD", &library).output().unwrap();
+    assert_eq!(crashed.status.signal(), Some(libc::SIGSEGV));
+    let src = tree::small_files(&home.path().join("src"), 1, 1);
+    let dst = home.path().join("dst");
+    for job in [Job::alone(), Job::ranks(4)] {
+        let outcome = job.rank_env("LD_PRELOAD", &library).run([&src, &dst]);
+        outcome.assert_code(2);
+        assert_eq!(outcome.lines_of_pcopy().len(), 1, "{}", outcome.told());
+        assert!(outcome.lines_of_pcopy()[0].contains("libioil.so"), "{}", outcome.told());
+        assert!(!dst.exists());
     }
 }

@@ -139,13 +139,13 @@ static int opened(int fd, int flags) {
         return fd;
     if (ioctl(fd, _IOC(_IOC_READ, TYPE, WHOSE, sizeof whose), &whose) ||
         ioctl(fd, _IOC(_IOC_READ, TYPE, SIZE, sizeof size), &size) || size > sizeof name ||
-        ioctl(fd, _IOC(_IOC_READ, TYPE, OBJECT, size), name) || fstat(fd, &there)) {
+        ioctl(fd, _IOC(_IOC_READ, TYPE, OBJECT, size), name)) {
         errno = saved; /* what the number was registered as stays */
         return fd;
     }
     struct object *object = calloc(1, sizeof *object);
     *object = (struct object){.fd = -1, .users = 1};
-    if (!S_ISDIR(there.st_mode)) {
+    if (!S_ISDIR(whose)) {
         uint64_t inode;
         memcpy(&inode, name, sizeof inode);
         int own = store_open(name + sizeof inode, flags & O_ACCMODE);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::fuse::{Dfuse, Faults, FuseMount, set_container};
+use super::fuse::{Control, Dfuse, Faults, FuseMount, set_container};
 use super::launch::Job;
 use super::oracle::{Kind, Tree};
 use super::preload;
@@ -35,13 +35,22 @@ struct StandIn {
 impl Container {
     /// A new one, on two mounts of the stand-in.
     pub fn stand_in(caching: bool, multi_user: bool) -> Result<Container, Missing> {
+        Container::of_stand_ins(Dfuse { container: String::new(), caching, multi_user, write_back: false })
+    }
+
+    /// The same with dfuse's write-back cache.
+    pub fn writing_back() -> Result<Container, Missing> {
+        Container::of_stand_ins(Dfuse { container: String::new(), caching: true, multi_user: true, write_back: true })
+    }
+
+    fn of_stand_ins(options: Dfuse) -> Result<Container, Missing> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let store = temp();
         set_container(&name, Some(store.path()));
         let mut mounts = Vec::new();
         for _ in 0..2 {
-            let dfuse = Dfuse { container: name.clone(), caching, multi_user };
+            let dfuse = Dfuse { container: name.clone(), ..options.clone() };
             mounts.push(FuseMount::over(Some(store.path()), Faults { dfuse: Some(dfuse), ..Faults::default() })?);
         }
         let points = [0, 1].map(|mount: usize| mounts[mount].path().to_path_buf());
@@ -65,6 +74,11 @@ impl Container {
     /// The same path through the second mount.
     pub fn through_the_other(&self, path: &Path) -> PathBuf {
         self.mounts[1].join(path.strip_prefix(&self.mounts[0]).unwrap())
+    }
+
+    /// The switches of the first mount of a stand-in.
+    pub fn control(&self) -> &Control {
+        self.stand_in.as_ref().expect("a stand-in").mounts[0].control()
     }
 
     /// The requests of both mounts since this was last asked, by kind.

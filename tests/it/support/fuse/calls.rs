@@ -355,6 +355,9 @@ impl Filesystem for Passthrough {
     ) {
         self.count("write");
         if let Some(errno) = self.trouble_writing(fh, data.len()) {
+            if self.dfuse.as_ref().is_some_and(|dfuse| dfuse.options.write_back) {
+                return reply.written(u32::try_from(data.len()).unwrap());
+            }
             return reply.error(errno);
         }
         match self.try_write(ino, fh, offset, data) {
@@ -540,7 +543,8 @@ impl Filesystem for Passthrough {
             return reply.error(Errno::EIO);
         };
         let block = u32::try_from(s.block_size()).unwrap_or(4096);
-        let free = (s.blocks_free(), s.blocks_available());
+        let left = self.faults.control.room().map_or(u64::MAX, |bytes| bytes / u64::from(block));
+        let free = (s.blocks_free().min(left), s.blocks_available().min(left));
         reply.statfs(s.blocks(), free.0, free.1, s.files(), s.files_free(), block, 255, block);
     }
 }

@@ -16,6 +16,7 @@
 //! | lseek with `SEEK_DATA`, fsyncdir | `ENOSYS`, for which the kernel has its own answer |
 //! | names and attributes | cached for a second, missing names for five |
 //! | create as another user than the directory's owner, without `--multi-user` | the owner's permissions are the group's too |
+//! | a write that fails, where writes are answered before they are done | success; fsync and close say nothing |
 //! | three ioctls a descriptor | what the interception library asks; after them nothing of the file is cached |
 
 use std::collections::HashMap;
@@ -58,6 +59,9 @@ pub struct Dfuse {
     pub caching: bool,
     /// `--multi-user`.
     pub multi_user: bool,
+    /// A write is answered before it is done, and its error is lost: with caching, unless `--disable-wb-cache`, in a
+    /// container that has an attribute of dfuse's (`daos container set-attr`).
+    pub write_back: bool,
 }
 
 /// Registers a container, or says that it was destroyed.
@@ -269,8 +273,8 @@ impl Passthrough {
         found.map(|(_, at)| Some(at.clone())).ok_or_else(|| not_supported(libc::EINVAL))
     }
 
-    /// What the interception library asks of a descriptor: whether it is one of DAOS, the length of its object's name, and
-    /// that name. The last one is answered with inode number and path in the store.
+    /// What the interception library asks of a descriptor: whether it is one of DAOS, and of what type; the length of its
+    /// object's name; and that name, which is inode number and path in the store.
     pub fn ioctl(&self, ino: INodeNo, fh: FileHandle, cmd: u32, out_size: u32) -> io::Result<Vec<u8>> {
         let number = cmd & 0xff;
         let Some(dfuse) = self.dfuse.as_ref().filter(|_| cmd >> 8 & 0xff == IOCTL_TYPE) else {
@@ -293,7 +297,7 @@ impl Passthrough {
                         let _ = notifier.inval_inode(ino, 0, 0);
                     }
                 }
-                8_u64.to_ne_bytes().to_vec()
+                u64::from(inode.file.metadata()?.mode() & libc::S_IFMT).to_ne_bytes().to_vec()
             }
             IOCTL_SIZE => u64::try_from(object()?.len()).unwrap().to_ne_bytes().to_vec(),
             IOCTL_OBJECT => object()?,

@@ -127,6 +127,16 @@ impl FuseMount {
             MountOption::Dev,
             MountOption::Suid,
         ];
+        if self.faults.dfuse.is_some() {
+            // as dfuse mounts itself, but for the subtype, which needs libfuse
+            config.mount_options = vec![
+                MountOption::FSName("dfuse".to_owned()),
+                MountOption::DefaultPermissions,
+                MountOption::NoDev,
+                MountOption::NoSuid,
+                MountOption::NoAtime,
+            ];
+        }
         config.acl = SessionACL::All;
         config.n_threads = Some(4);
         let session = Session::new(passthrough, &self.path, &config);

@@ -192,6 +192,11 @@ impl Control {
         *self.0.room.lock().unwrap() = Some((bytes, errno));
     }
 
+    /// The bytes that may still be written, where they are counted.
+    pub fn room(&self) -> Option<u64> {
+        self.0.room.lock().unwrap().map(|(bytes, _)| bytes)
+    }
+
     /// Every read and write takes this long from now on.
     pub fn delay(&self, delay_ms: u64) {
         self.0.delay_ms.store(delay_ms, Ordering::Relaxed);
