@@ -14,6 +14,8 @@ const PATIENCE: u32 = 4;
 /// How long a node may remember that a name is missing which another one has just made: five seconds with dfuse's default,
 /// and some for the clocks.
 const UNSEEN: Duration = Duration::from_secs(6);
+/// How long one thread waits in all for names that then do not show: what was removed since it was listed is missing too.
+const UNSEEN_IN_VAIN: Duration = Duration::from_secs(60);
 
 /// On which sides a node may not know a name yet that another node has made: network file systems and FUSE.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,12 +42,13 @@ pub struct Retry {
     lag: Lag,
     /// In a row.
     given_up: u32,
+    waited_in_vain: Duration,
 }
 
 impl Retry {
     /// Tries at most this many times again; a name that another node may have made, for some seconds.
     pub fn new(retries: u32, lag: Lag) -> Self {
-        Self { retries, lag, given_up: 0 }
+        Self { retries, lag, given_up: 0, waited_in_vain: Duration::ZERO }
     }
 
     /// Calls `what` until it succeeds or fails for good, with pauses that grow; before each further time `again` is asked
@@ -65,7 +68,8 @@ impl Retry {
         let (mut tries, mut waited) = (0, Duration::ZERO);
         while let Err(failure) = &result {
             let passes = failure.may_pass() && tries < retries;
-            let shows = retries > 0 && self.lag.explains(failure) && waited < UNSEEN;
+            let may_show = retries > 0 && waited < UNSEEN && self.waited_in_vain < UNSEEN_IN_VAIN;
+            let shows = may_show && self.lag.explains(failure);
             if !(passes || shows) || !again(state) {
                 break;
             }
@@ -73,6 +77,9 @@ impl Retry {
             (tries, waited) = (tries + 1, waited + pause);
             pause = (pause * 4).min(LONGEST_PAUSE);
             result = what(state, true);
+        }
+        if matches!(&result, Err(failure) if self.lag.explains(failure)) {
+            self.waited_in_vain += waited;
         }
         self.given_up = match &result {
             Err(failure) if failure.may_pass() || self.lag.explains(failure) => self.given_up.saturating_add(1),

@@ -134,8 +134,8 @@ pub struct Cli {
     #[arg(help_heading = TO_PRESERVE, long, value_enum, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     no_preserve: Vec<Aspect>,
 
-    /// Which extended attributes to copy: none (ACLs neither), all, all but Lustre's own, or those that
-    /// /etc/xattr.conf does not skip
+    /// Which extended attributes to copy: none (ACLs neither), all, all but those that bind a file to its store (Lustre's
+    /// layout, security.ima and the like), or those that /etc/xattr.conf does not skip. user.daos is never copied
     #[arg(help_heading = TO_PRESERVE, short = 'X', long, value_enum, value_name = "WHICH", default_value = "non-lustre")]
     xattrs: XattrWord,
 

@@ -80,7 +80,7 @@ impl Lister {
 }
 
 impl DirBefore {
-    /// Of a directory that is open at the source, and there at the destination; its names are still to be listed.
+    /// Takes down a source's directory, whose names are still to be listed, and how the destination's was found.
     pub(super) fn new(meta: &Meta, there: DirThere) -> Self {
         let Meta { atime, mtime, ctime, .. } = *meta;
         Self { atime, mtime, ctime, mode_there: there.mode, lent: there.lent, names: None }

@@ -46,8 +46,8 @@ impl Meta {
         Ok(Self::from(fstat(fd)?))
     }
 
-    /// Of an open descriptor, as the file system has it now and not as the kernel remembers it: network file systems and FUSE
-    /// keep attributes for a second or more. Data that an interception library reads does not tell the kernel that they
+    /// Asks the file system about an open descriptor, not the kernel's cache: network file systems and FUSE keep attributes
+    /// for a second or more. Data that an interception library reads does not tell the kernel that they
     /// may be old.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
-//! The only file-system calls of pcopy, each through a symbol of the C library.
+//! The only file-system calls of pcopy, through symbols of the C library.
 //!
-//! Interception libraries (DAOS's libioil and libpil4dfs) replace those symbols by LD_PRELOAD, so
-//! nothing here calls the kernel directly, and file data is read and written by calls that they know, or shared
-//! (`share`), which is for file systems that they do not intercept; so is the one call without a symbol (`is_cached` in
-//! `file`). copy_file_range gained nothing.
-//! Every name is relative to an open directory and never follows a symbolic link. Errors are bare
-//! errnos; the layer above says on which path and side.
+//! Interception libraries (DAOS's libioil) replace those symbols by LD_PRELOAD, so file data is read and written by calls
+//! that they know, or shared (`share`), which is for file systems that they do not intercept. copy_file_range gained nothing.
+//! Three calls go to the kernel directly: the one that has no symbol (`is_cached` in `file`), the opening of directories
+//! that are listed or changed, which libioil must not see (`open_dir_at` in `dir` says why), and those that act for one
+//! thread alone (`user`).
+//! Every name is relative to an open directory and never follows a symbolic link. Errors are bare errnos; the layer above
+//! says on which path and side, and `answers` which of them mean less than an error.
 
 mod answers;
 mod buffer;

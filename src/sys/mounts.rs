@@ -85,12 +85,12 @@ impl Mounts {
 
     /// Whether a canonical path lies on a dfuse, which DAOS containers are mounted by.
     pub fn is_dfuse(&self, path: &Path) -> bool {
-        // the subtype is missing where it is mounted without libfuse
-        self.mount_of(path).is_some_and(|mount| match mount.file_system.as_str() {
-            "fuse.daos" => true,
-            "fuse" => mount.source == "dfuse",
-            _ => false,
-        })
+        self.mount_of(path).is_some_and(Mount::is_dfuse)
+    }
+
+    /// Whether something below a canonical path may lie on a dfuse.
+    pub fn has_dfuse(&self, path: &Path) -> bool {
+        self.is_dfuse(path) || self.0.iter().any(|mount| mount.point.starts_with(path) && mount.is_dfuse())
     }
 
     /// The last mount on a point hides the earlier ones.
@@ -106,6 +106,11 @@ impl Mounts {
 }
 
 impl Mount {
+    fn is_dfuse(&self) -> bool {
+        // the subtype is missing where it is mounted without libfuse
+        self.file_system == "fuse.daos" || self.file_system == "fuse" && self.source == "dfuse"
+    }
+
     fn place(&self, visible: &Path) -> Place {
         let below = visible.strip_prefix(&self.point).unwrap_or(Path::new(""));
         Place {
@@ -169,5 +174,6 @@ mod tests {
         assert_eq!(below.len(), 1);
         let dfuse = ["/data", "/scratch/a", "/daos/a", "/standin"].map(|path| mounts.is_dfuse(Path::new(path)));
         assert_eq!(dfuse, [false, false, true, true]);
+        assert!(mounts.has_dfuse(Path::new("/")) && !mounts.has_dfuse(Path::new("/scratch")));
     }
 }

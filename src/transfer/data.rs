@@ -44,7 +44,7 @@ pub(super) struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// Of a small file, whose descriptors are open on both sides; `meta` is the source's.
+    /// A small file, whose descriptors are open on both sides; `meta` is the source's.
     pub(super) fn small(
         mover: &Mover,
         (place, made): (&'a Place, &'a [u8]),
@@ -62,7 +62,7 @@ impl<'a> Pair<'a> {
         Self { place, made, len: meta.size, dev: meta.dev, sparse, from, to }
     }
 
-    /// Of a file that is copied in ranges, whose source is open already; `meta` is its.
+    /// A file that is copied in ranges, whose source is open already; `meta` is the source's.
     pub(super) fn large(
         mover: &Mover,
         (place, made): (&'a Place, &'a [u8]),

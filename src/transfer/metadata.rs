@@ -21,7 +21,7 @@ pub(super) struct Kept {
     /// The source's, with the owner and the mode that the copy is to have.
     pub(super) meta: Meta,
     pub(super) unkept: Unkept,
-    /// Of last access and of modification, as they are now.
+    /// The copy's times of last access and of modification.
     times: (Timestamp, Timestamp),
     /// The copy's modification time, where it is not the source's.
     mtime_there: Option<Timestamp>,

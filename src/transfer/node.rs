@@ -66,7 +66,7 @@ impl Node {
     pub fn open(job: &Job) -> Result<Self, String> {
         let open = |path: &[u8]| {
             let shown = escaped(path);
-            open_root(Path::new(OsStr::from_bytes(path))).map_err(|err| format!("{shown}: open: {}", err.desc()))
+            open_root(as_path(path)).map_err(|err| format!("{shown}: open: {}", err.desc()))
         };
         let mounts = Mounts::current();
         let (mut lag, mut from_dfuse) = (Lag::default(), false);
@@ -74,7 +74,7 @@ impl Node {
         for source in &job.sources {
             let dir = open(&source.dir)?;
             lag.source |= !is_local(&dir, &source.dir)?;
-            from_dfuse |= is_dfuse(&mounts, &source.dir);
+            from_dfuse |= mounts.has_dfuse(as_path(&source.dir));
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
             sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
@@ -85,12 +85,12 @@ impl Node {
         let reaches = is_local(&destination, &job.destination)?;
         lag.destination = !reaches;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
-        let path = Path::new(OsStr::from_bytes(&job.destination));
+        let path = as_path(&job.destination);
         let other_mounts = mounts.below(path).next().is_some();
         let synced_by = match other_mounts {
             _ if job.tuning.durability == Durability::None => SyncedBy::Itself,
             // a write has reached the engine when it is answered, and dfuse waits for its own at close as it does at fsync
-            false if is_dfuse(&mounts, &job.destination) => SyncedBy::Itself,
+            false if mounts.is_dfuse(path) => SyncedBy::Itself,
             false if reaches => SyncedBy::FileSystem,
             _ => SyncedBy::Each(Arc::default()),
         };
@@ -101,7 +101,7 @@ impl Node {
             privileged: euid.is_root(),
             euid: euid.as_raw(),
             synced_by,
-            may_lose_writes: is_dfuse(&mounts, &job.destination) && (from_dfuse || !is_intercepted()),
+            may_lose_writes: mounts.has_dfuse(path) && (from_dfuse || !is_intercepted()),
             lag,
             coarse_times: job.coarse_times || other_mounts,
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
@@ -175,8 +175,8 @@ impl Node {
     }
 }
 
-fn is_dfuse(mounts: &Mounts, path: &[u8]) -> bool {
-    mounts.is_dfuse(Path::new(OsStr::from_bytes(path)))
+fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }
 
 /// Whether DAOS's interception library takes reads and writes: past dfuse, and with their errors. With two containers in one

@@ -83,9 +83,9 @@ pub struct Mounted {
     pub options: Dfuse,
     /// Added to the store's inode numbers.
     salt: u64,
-    /// Of what was renamed: its mtime before, and when that was.
+    /// By inode that was renamed: its mtime before, and when that was.
     renamed: Mutex<HashMap<u64, (SystemTime, Instant)>>,
-    /// Of directories in which something was changed: their mtime before, and when it was changed last.
+    /// By directory in which something was changed: its mtime before, and when it was changed last.
     changed_dirs: Mutex<HashMap<u64, (SystemTime, Instant)>>,
     /// Open files that the interception library writes.
     intercepted: Mutex<HashMap<u64, u64>>,

@@ -93,6 +93,22 @@ impl FuseMount {
 
     /// Shows a directory that is there; without one, an own one.
     pub fn over(backing: Option<&Path>, faults: Faults) -> Result<FuseMount, Missing> {
+        let home = temp();
+        let (path, own) = (home.path().join("mnt"), home.path().join("backing"));
+        fs::create_dir(&path).unwrap();
+        if backing.is_none() {
+            fs::create_dir(&own).unwrap();
+        }
+        FuseMount::in_home(home, path, backing.map_or(own, Path::to_path_buf), faults)
+    }
+
+    /// Shows a directory at a mount point: for `tests/stand-ins/dfuse.rs`.
+    #[allow(dead_code)]
+    pub fn at(point: &Path, backing: &Path, faults: Faults) -> Result<FuseMount, Missing> {
+        FuseMount::in_home(temp(), point.to_path_buf(), backing.to_path_buf(), faults)
+    }
+
+    fn in_home(home: TempDir, path: PathBuf, backing: PathBuf, faults: Faults) -> Result<FuseMount, Missing> {
         skip::root()?;
         if !Path::new("/dev/fuse").exists() {
             return Err(Missing::new("no /dev/fuse"));
@@ -100,13 +116,6 @@ impl FuseMount {
         // Each inode that the kernel knows of holds a descriptor here.
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-        let home = temp();
-        let (path, own) = (home.path().join("mnt"), home.path().join("backing"));
-        fs::create_dir(&path).unwrap();
-        if backing.is_none() {
-            fs::create_dir(&own).unwrap();
-        }
-        let backing = backing.map_or(own, Path::to_path_buf);
         let mut mount = FuseMount { path, backing, faults, durable: Durable::default(), session: None, home };
         mount.serve()?;
         Ok(mount)
