@@ -7,7 +7,9 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::CStr;
+
+use pcopy::sys::is_loaded;
 
 const REFUSED: &[u8] = b"libpil4dfs";
 const LINE: &[u8] =
@@ -19,8 +21,7 @@ or nothing\n";
 static BEFORE_MAIN: extern "C" fn() = refuse;
 
 extern "C" fn refuse() {
-    // SAFETY: `is_refused` is called with this null pointer, for each object that is loaded.
-    if unsafe { libc::dl_iterate_phdr(Some(is_refused), std::ptr::null_mut()) } == 0 {
+    if !is_loaded(REFUSED) {
         return;
     }
     if is_first_rank() {
@@ -30,17 +31,6 @@ extern "C" fn refuse() {
     // Nothing is to be cleaned up, and the library would take part in it: no exit handlers.
     // SAFETY: it does not return.
     unsafe { libc::_exit(2) }
-}
-
-/// Whether a loaded object is the library: 1 ends the search.
-extern "C" fn is_refused(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
-    // SAFETY: the loader passes a valid object, whose name is null or ends in NUL.
-    let name = unsafe {
-        let name = (*object).dlpi_name;
-        if name.is_null() { c"" } else { CStr::from_ptr(name) }
-    };
-    let file = name.to_bytes().rsplit(|&b| b == b'/').next().unwrap_or_default();
-    c_int::from(file.starts_with(REFUSED))
 }
 
 /// Whether no launcher has started this process as another rank than the first.

@@ -21,7 +21,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 
-use crate::sys::{Errno, close, create_new, remove_file, rename, sync_dir};
+use crate::sys::{
+    Buffer, End, Errno, Reading, close, create_new, errno_of_lost_write, is_on_fuse, remove_file, rename, sync_dir,
+};
 use crate::types::{Digest, Failure, Kind, Outcome, Record, Stats};
 
 /// The version of the format that is written.
@@ -216,11 +218,34 @@ impl Writer {
         self.write_line(&trailer)?;
         self.write_lines()?;
         self.file.sync_all()?;
+        if is_on_fuse(self.file.as_fd()) {
+            self.read_back()?;
+        }
         close(self.file.into())?;
         let dir = self.place.dir.as_fd();
         rename(dir, &self.temporary, &self.place.name)?;
         sync_dir(dir)?;
         Ok(stats)
+    }
+
+    /// Demands that all that was written is there, past the page cache: a server may say that it has taken data which it
+    /// then loses.
+    fn read_back(&self) -> io::Result<()> {
+        let mut end = End::open_source(self.place.dir.as_fd(), &self.temporary, Reading::default())?;
+        let (mut buffer, mut hasher, mut at) = (Buffer::new(1 << 20), blake3::Hasher::new(), 0);
+        loop {
+            let len = buffer.len();
+            let got = end.read(&mut buffer, len, at)?;
+            hasher.update(&buffer[..got]);
+            at += got as u64;
+            if got < len {
+                break;
+            }
+        }
+        if hasher.finalize() == self.hasher.finalize() {
+            return Ok(());
+        }
+        Err(errno_of_lost_write(self.file.as_fd(), at).into())
     }
 
     fn write_line(&mut self, line: &impl Serialize) -> io::Result<()> {

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
-use nix::sys::statvfs::{fstatvfs, statvfs};
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
 
@@ -200,13 +200,11 @@ pub fn space(path: &Path) -> Result<(u64, u64), Errno> {
     Ok((bytes(found.blocks_available()), bytes(found.blocks().saturating_sub(found.blocks_free()))))
 }
 
-/// Bytes of the file system of an open file that an ordinary user may still write.
-///
-/// # Errors
-/// Those of fstatvfs(3).
-pub fn free_space(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
-    let found = fstatvfs(fd)?;
-    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+/// What a write failed with whose error nobody has seen: want of space, where the file system has less than its `len` bytes,
+/// else `EIO`.
+pub fn errno_of_lost_write(fd: BorrowedFd<'_>, len: u64) -> Errno {
+    let left = |found: Statvfs| found.blocks_available().saturating_mul(found.fragment_size());
+    if fstatvfs(fd).is_ok_and(|found| left(found) < len) { Errno::ENOSPC } else { Errno::EIO }
 }
 
 /// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,
@@ -310,7 +308,8 @@ impl End {
         open_plain: impl FnOnce() -> Result<OwnedFd, Errno>,
     ) -> Result<Self, Errno> {
         match direct {
-            Ok(fd) if takes_any_length(fd.as_fd()) => Ok(Self { plain: fd, direct: None, plain_is_direct: true }),
+            // the bytes go to the server as they are, aligned or not
+            Ok(fd) if is_on_fuse(fd.as_fd()) => Ok(Self { plain: fd, direct: None, plain_is_direct: true }),
             direct => Ok(Self::direct(open_plain()?, direct)),
         }
     }
@@ -444,9 +443,8 @@ fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
     (st.stx_dio_offset_align > 0 && Buffer::ALIGN.is_multiple_of(align)).then_some(align)
 }
 
-/// Whether a descriptor with `O_DIRECT` takes what is not aligned too: the bytes go to the server of a FUSE file system as
-/// they are.
-fn takes_any_length(fd: BorrowedFd<'_>) -> bool {
+/// Whether a file is on a file system in user space, as far as is known.
+pub fn is_on_fuse(fd: BorrowedFd<'_>) -> bool {
     file_system_of(fd).is_ok_and(|fs| fs == FUSE_SUPER_MAGIC)
 }
 

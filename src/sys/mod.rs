@@ -12,6 +12,7 @@ mod answers;
 mod buffer;
 mod dir;
 mod file;
+mod loaded;
 mod meta;
 mod mounts;
 mod share;
@@ -27,9 +28,11 @@ pub use dir::{
     strip_dir_acls, use_dir,
 };
 pub use file::{
-    End, Locked, Reading, close, create_new, free_space, lock_file, next_data, open_read, open_write, remove_file,
-    rename, rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system, syncfs_reaches,
+    End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, lock_file, next_data, open_read,
+    open_write, remove_file, rename, rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system,
+    syncfs_reaches,
 };
+pub use loaded::is_loaded;
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;

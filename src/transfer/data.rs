@@ -7,8 +7,8 @@ use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{Direct, Reflink, Sparse};
 use crate::sys::{
-    Buffer, End, Errno, Meta, Reading, free_space, never_shares, next_data, open_read, open_write, share_blocks,
-    sync_file,
+    Buffer, End, Errno, Meta, Reading, errno_of_lost_write, never_shares, next_data, open_read, open_write,
+    share_blocks, sync_file,
 };
 use crate::types::{Failure, Op};
 
@@ -39,6 +39,8 @@ pub(super) struct Pair<'a> {
     dev: u64,
     /// Its data alone is copied, into a destination that is a hole.
     sparse: bool,
+    /// The destination has its length already, whatever is written.
+    has_length: bool,
     pub(super) from: End,
     pub(super) to: End,
 }
@@ -50,7 +52,7 @@ impl<'a> Pair<'a> {
         (place, made): (&'a Place, &'a [u8]),
         (from, to): (OwnedFd, OwnedFd),
         meta: &Meta,
-        sparse: bool,
+        (sparse, has_length): (bool, bool),
     ) -> Self {
         let (from, to) = if mover.wants_direct(meta.size) {
             let (dir, name) = place.source();
@@ -59,7 +61,7 @@ impl<'a> Pair<'a> {
         } else {
             (End::buffered(from), End::buffered(to))
         };
-        Self { place, made, len: meta.size, dev: meta.dev, sparse, from, to }
+        Self { place, made, len: meta.size, dev: meta.dev, sparse, has_length, from, to }
     }
 
     /// A file that is copied in ranges, whose source is open already; `meta` is the source's.
@@ -75,7 +77,8 @@ impl<'a> Pair<'a> {
         } else {
             End::buffered(open_write(place.dest(), made).at(Op::Open, DEST)?)
         };
-        Ok(Self { place, made, len: meta.size, dev: meta.dev, sparse, from: mover.preferring(from), to })
+        let from = mover.preferring(from);
+        Ok(Self { place, made, len: meta.size, dev: meta.dev, sparse, has_length: true, from, to })
     }
 }
 
@@ -119,7 +122,7 @@ impl Mover {
             let span = self.copy_span(&mut back, None, range, pair.sparse, Some(&mut hasher))?;
             return Ok((span, Some(hasher.finish())));
         }
-        let reads_back = self.node.reads_back(range.len);
+        let reads_back = self.node.reads_back(range.len, pair.has_length);
         let mut hasher = (digest || reads_back).then(&new_hasher);
         let span = self.copy_span(&mut pair.from, Some(&mut pair.to), range, pair.sparse, hasher.as_mut())?;
         let value = hasher.map(PieceHasher::finish);
@@ -131,7 +134,7 @@ impl Mover {
 
     fn open_copy(&self, pair: &Pair<'_>) -> Result<End, Failure> {
         let (dir, reading) = (pair.place.dest(), Reading::default());
-        if self.wants_direct(pair.len) || self.node.reads_back(pair.len) {
+        if self.wants_direct(pair.len) || self.node.reads_back(pair.len, pair.has_length) {
             return End::open_source(dir, pair.made, reading).at(Op::Open, DEST);
         }
         Ok(End::buffered(open_read(dir, pair.made, reading).at(Op::Open, DEST)?))
@@ -154,8 +157,7 @@ impl Mover {
         if span == Span::Copied && hasher.finish() == value {
             return Ok(());
         }
-        let left = free_space(pair.to.plain()).at(Op::Stat, DEST)?;
-        Err(if left < range.len { Errno::ENOSPC } else { Errno::EIO }).at(Op::Write, DEST)
+        Err(errno_of_lost_write(pair.to.plain(), range.len)).at(Op::Write, DEST)
     }
 
     /// Lets the destination share the source's blocks, where that is wanted and possible.

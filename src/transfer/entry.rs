@@ -267,10 +267,11 @@ impl Mover {
         meta: &Meta,
     ) -> Result<Option<(Kept, End, Option<Digest>)>, Failure> {
         let sparse = self.keeps_holes(meta);
-        if sparse || self.job.tuning.sparse == Sparse::Always {
+        let has_length = sparse || self.job.tuning.sparse == Sparse::Always;
+        if has_length {
             set_len(to.as_fd(), meta.size).at(Op::Truncate, DEST)?;
         }
-        let mut pair = Pair::small(self, (place, made), (from, to), meta, sparse);
+        let mut pair = Pair::small(self, (place, made), (from, to), meta, (sparse, has_length));
         let whole = Range { offset: 0, len: meta.size };
         let (span, digest) = self.copy_piece(&mut pair, whole, || PieceHasher::whole(meta.size))?;
         let after = Meta::of_now(pair.from.plain()).at(Op::Stat, SOURCE)?;

@@ -17,7 +17,8 @@ use crate::proto::{Durability, Job};
 use crate::retry::Lag;
 use crate::state::marker_name;
 use crate::sys::{
-    DirCache, Errno, Meta, Mounts, Unsynced, group_name, open_root, sync_file_system, syncfs_reaches, user_name,
+    DirCache, Errno, Meta, Mounts, Unsynced, group_name, is_loaded, open_root, sync_file_system, syncfs_reaches,
+    user_name,
 };
 use crate::types::{LinkId, escaped};
 
@@ -101,7 +102,8 @@ impl Node {
             privileged: euid.is_root(),
             euid: euid.as_raw(),
             synced_by,
-            may_lose_writes: mounts.has_dfuse(path) && (from_dfuse || !is_intercepted()),
+            // libioil writes past dfuse, and hears of errors; but of two containers in one job it takes one only
+            may_lose_writes: mounts.has_dfuse(path) && (from_dfuse || !is_loaded(b"libioil.so")),
             lag,
             coarse_times: job.coarse_times || other_mounts,
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
@@ -136,11 +138,11 @@ impl Node {
 
     /// Whether a piece of this many bytes has to be read back after it was written. dfuse with its write-back cache answers
     /// a write before it is done; when it fails then, for want of space for one, fsync and close say nothing (seen on
-    /// DAOS 2.6.5). The length of a file tells of its last write; of others nothing does.
-    pub(super) fn reads_back(&self, len: u64) -> bool {
+    /// DAOS 2.6.5). The length of a file tells of its last write, unless it `has_length` without; of others nothing does.
+    pub(super) fn reads_back(&self, len: u64, has_length: bool) -> bool {
         /// Bytes that one request to a FUSE server holds, at least.
         const ONE_WRITE: u64 = 128 << 10;
-        self.may_lose_writes && len > ONE_WRITE
+        self.may_lose_writes && len > 0 && (len > ONE_WRITE || has_length)
     }
 
     /// Where a name that another node has made may not be known yet.
@@ -177,14 +179,6 @@ impl Node {
 
 fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
-}
-
-/// Whether DAOS's interception library takes reads and writes: past dfuse, and with their errors. With two containers in one
-/// job it takes those of one only.
-fn is_intercepted() -> bool {
-    std::env::var_os("LD_PRELOAD").is_some_and(|preloaded| {
-        preloaded.as_bytes().split(|b| b": ".contains(b)).any(|path| path.ends_with(b"/libioil.so"))
-    })
 }
 
 /// Whether a file system is this node's own, so that syncfs makes it durable and no other node changes it.

@@ -311,7 +311,8 @@ fn a_killed_copy_goes_on_in_both_directions() {
         let (inside, back) = (storage.one.dir().join("copy"), dir.path().join("back"));
         let slow = ["--threads", "1", "--checkpoint-interval", "10ms", "--limit-rate", "3M"];
         for (from, to) in [(&src, &inside), (&inside, &back)] {
-            kill_at(&job_of(&storage, 4, true).options(slow), [from, to], &to.join(".pcopy"), 100);
+            // directories and ranges are items too
+            kill_at(&job_of(&storage, 4, true).options(slow), [from, to], &to.join(".pcopy"), 200);
             let outcome = job_of(&storage, 2, true).run([from, to]);
             outcome.assert_code(0);
             assert!(number(&told::json(&outcome), "resumed") >= 100, "{}", outcome.told());
@@ -416,7 +417,9 @@ fn what_a_full_container_has_lost_without_a_word_is_noticed() {
     let src = dir.path().join("src");
     for number in 0..6 {
         noise_file(&src.join(format!("small{number}")), 50_000 + number);
-        noise_file(&src.join(format!("large{number}")), 700_000 + number);
+        // the last range of 256 KiB is short
+        noise_file(&src.join(format!("large{number}")), 530_000 + number);
+        tree::sparse_file(&src.join(format!("sparse{number}")), 100_000, &[(50_000, 4000)]);
     }
     tree::age(&src);
     for (options, room) in [(["-k", "256K", "-b", "128K"], 2_000_000), (["-k", "16M", "-b", "4M"], 2_000_000)] {

@@ -18,6 +18,11 @@ impl Missing {
     pub fn report(&self) {
         let ci = std::env::var("CI").is_ok_and(|v| v == "true");
         assert!(!ci, "CI lacks something that the tests need: {}", self.0);
+        self.say();
+    }
+
+    /// The same for what is no package, and is missing in CI too.
+    pub fn say(&self) {
         let line = format!("SKIP: {}\n", self.0);
         std::io::stderr().write_all(line.as_bytes()).unwrap();
     }

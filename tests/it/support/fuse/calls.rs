@@ -355,13 +355,14 @@ impl Filesystem for Passthrough {
     ) {
         self.count("write");
         if let Some(errno) = self.trouble_writing(fh, data.len()) {
-            if self.dfuse.as_ref().is_some_and(|dfuse| dfuse.options.write_back) {
+            if self.loses_write_errors() {
                 return reply.written(u32::try_from(data.len()).unwrap());
             }
             return reply.error(errno);
         }
         match self.try_write(ino, fh, offset, data) {
             Ok(written) => reply.written(written),
+            Err(_) if self.loses_write_errors() => reply.written(u32::try_from(data.len()).unwrap()),
             Err(error) => reply.error(Errno::from(error)),
         }
     }

@@ -306,6 +306,11 @@ impl Passthrough {
         if answer.len() > usize::try_from(out_size).unwrap() { Err(not_supported(libc::EAGAIN)) } else { Ok(answer) }
     }
 
+    /// Whether a write that fails is answered as if it had not.
+    pub fn loses_write_errors(&self) -> bool {
+        self.dfuse.as_ref().is_some_and(|dfuse| dfuse.options.write_back)
+    }
+
     /// A descriptor is gone.
     pub fn released(&self, fh: FileHandle) {
         if let Some(dfuse) = &self.dfuse {
