@@ -50,6 +50,7 @@ pub struct Lister {
     pub(super) sources: DirCache,
     pub(super) destination: DirCache,
     pub(super) retry: Retry,
+    source_lags: bool,
     /// Operations that were tried again in the directory that is being listed.
     pub(super) retries: u64,
     /// The job is to halt: nothing is tried again.
@@ -85,6 +86,7 @@ impl Lister {
             sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
             retry: Retry::new(rooms.job.tuning.retries, roots.lag),
+            source_lags: roots.lag.source,
             retries: 0,
             rooms: Arc::clone(rooms),
             halt: Arc::clone(halt),
@@ -141,7 +143,9 @@ impl Lister {
             }
             let there = self.retried(|me, again| me.make_dir(path, again))?;
             let names = (!found.left_alone).then_some(seen);
-            Ok(Some(DirBefore { names, ..DirBefore::new(&meta, there) }))
+            let mut before = DirBefore { names, ..DirBefore::new(&meta, there) };
+            self.take_later_times(&dir, &mut before);
+            Ok(Some(before))
         });
         match made {
             Ok(None) => return Listed::TooLong,
@@ -151,6 +155,28 @@ impl Lister {
         }
         found.retries = self.retries;
         Listed::Whole(Box::new(found))
+    }
+
+    /// Takes the times of a directory that was just listed from behind the listing, where they differ from those before it
+    /// and the directory has the same entries when it is listed once more: what was cached has given way to what is. Only on
+    /// file systems that other nodes change too; what fails here the directory's end will tell.
+    pub(super) fn take_later_times(&self, dir: &OwnedFd, before: &mut DirBefore) {
+        let times = |meta: &Meta| (meta.mtime, meta.ctime);
+        let Some(Ok(now)) = self.source_lags.then(|| Meta::of_now(dir.as_fd())) else { return };
+        if times(&now) == (before.mtime, before.ctime) {
+            return;
+        }
+        let mut names = NameSet::default();
+        let listed = open_dir_at(dir.as_fd(), b".", self.rooms.reading).and_then(|again| {
+            list(again, |entry| {
+                names.add(entry.name, entry.ino);
+                ControlFlow::Continue(())
+            })
+        });
+        let is_still = Meta::of_now(dir.as_fd()).is_ok_and(|after| times(&after) == times(&now));
+        if listed.is_ok() && is_still && before.names == Some(names) {
+            (before.mtime, before.ctime) = times(&now);
+        }
     }
 
     /// The names of an open directory. What was seen of one that cannot be listed to its end counts.
@@ -168,7 +194,7 @@ impl Lister {
             let stream = open_dir_at(dir.as_fd(), b".", me.rooms.reading).map_err(failed)?;
             let mut unknown = None;
             let listed = list(stream, |entry| {
-                seen.add(entry.name, entry.kind);
+                seen.add(entry.name, entry.ino);
                 match entry.kind.map_or_else(|| me.kind_of(dir, entry.name), Ok) {
                     Ok(kind) if me.is_excluded((source, path), entry.name, kind == Kind::Dir) => found.excluded += 1,
                     Ok(Kind::Dir) => found.subdirs.push(entry.name, Kind::Dir),

@@ -43,7 +43,7 @@ impl Scanner {
         listing.seen = NameSet::default();
         let listed = list(stream, |entry| {
             seen = true;
-            listing.seen.add(entry.name, entry.kind);
+            listing.seen.add(entry.name, entry.ino);
             let linked = self.lister.rooms.reading.follow && entry.kind.is_none_or(|kind| kind == Kind::Symlink);
             match entry.kind.filter(|_| !linked).map_or_else(|| self.lister.kind_of(listing.dir, entry.name), Ok) {
                 Ok(kind) => self.found(listing, entry.name, kind, Below { linked, selected: None }),

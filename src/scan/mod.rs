@@ -397,6 +397,7 @@ impl Scanner {
             _ => {
                 let listed = self.retried(|me, _| me.list_all(&mut listing)).and_then(|listed| listed);
                 before.names = Some(listing.seen);
+                self.lister.take_later_times(&dir, &mut before);
                 listed
             }
         };

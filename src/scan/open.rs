@@ -32,7 +32,8 @@ impl Lister {
         let below = below.expect("the scan's paths are below their source's target");
         let dir = self.sources.open(usize::from(source), &below);
         let dir = dir.map_err(|err| failure(Op::Open, Side::Source, err))?;
-        let meta = Meta::of(&dir).map_err(|err| failure(Op::Stat, Side::Source, err))?;
+        // what the kernel remembers may be older than what the listing will show
+        let meta = Meta::of_now(dir.as_fd()).map_err(|err| failure(Op::Stat, Side::Source, err))?;
         // the destination may be mounted in the source
         let destination = &rooms.destination_meta;
         let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };

@@ -191,6 +191,11 @@ impl DirCache {
         Ok(fd)
     }
 
+    /// A root, by its number.
+    pub fn root(&self, root: usize) -> BorrowedFd<'_> {
+        self.roots[root].as_fd()
+    }
+
     /// Closes all but the roots.
     pub fn clear(&mut self) {
         self.open.clear();
@@ -219,6 +224,8 @@ pub struct Listed<'a> {
     pub name: &'a [u8],
     /// `None` where the file system does not tell in the listing.
     pub kind: Option<Kind>,
+    /// The number of its inode, as the listing has it.
+    pub ino: u64,
 }
 
 /// Lists a directory, without `.` and `..`, in the file system's order, to its end or until `each` breaks off. Consumes
@@ -228,9 +235,9 @@ pub struct Listed<'a> {
 /// Those of readdir(3); what `each` was given before is good.
 pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>) -> ControlFlow<()>) -> Result<(), Errno> {
     let stream = Stream::new(dir)?;
-    while let Some((name, d_type)) = stream.next()? {
+    while let Some((name, d_type, ino)) = stream.next()? {
         let name = name.to_bytes();
-        if name != b"." && name != b".." && each(Listed { name, kind: kind_of_d_type(d_type) }).is_break() {
+        if name != b"." && name != b".." && each(Listed { name, kind: kind_of_d_type(d_type), ino }).is_break() {
             break;
         }
     }
@@ -267,7 +274,7 @@ impl Stream {
         }
     }
 
-    fn next(&self) -> Result<Option<(&CStr, u8)>, Errno> {
+    fn next(&self) -> Result<Option<(&CStr, u8, u64)>, Errno> {
         Errno::clear();
         // SAFETY: the stream is open, and used by this thread alone.
         let entry = unsafe { libc::readdir64(self.0.as_ptr()) };
@@ -279,7 +286,7 @@ impl Stream {
         }
         // SAFETY: readdir64 returned an entry, whose name ends in NUL and which lives until the
         // next call on this stream; the caller drops the name before that.
-        Ok(Some(unsafe { (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type) }))
+        Ok(Some(unsafe { (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type, (*entry).d_ino) }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, openat, renameat, renameat2};
+use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, open, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
@@ -167,7 +167,15 @@ pub fn sync_file(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Those of open(2), and those of fsync(2) that do not mean this.
 pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     // the given one may be good for reaching entries only
-    match fsync(open_dir_at(dir, b".", Reading::default())?) {
+    sync_open_dir(open_dir_at(dir, b".", Reading::default())?.as_fd())
+}
+
+/// The same for a directory that is open to be changed.
+///
+/// # Errors
+/// Those of fsync(2) that do not mean this.
+pub fn sync_open_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    match fsync(dir) {
         Err(err) if Call::SyncDir.allows(err) => Ok(()),
         synced => synced,
     }
@@ -381,9 +389,11 @@ impl End {
             got = got.min(len);
         }
         while got < len {
-            match retry(|| pread(&self.plain, &mut buffer[got..len], file_offset(offset, got)?))? {
-                0 => break,
-                n => got += n,
+            match retry(|| pread(&self.plain, &mut buffer[got..len], file_offset(offset, got)?)) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(Errno::EINVAL) if self.plain_is_direct => self.open_plain(OFlag::O_RDONLY)?,
+                Err(err) => return Err(err),
             }
         }
         Ok(got)
@@ -412,12 +422,37 @@ impl End {
             }
         }
         while done < len {
-            match retry(|| pwrite(&self.plain, &bytes[done..len], file_offset(offset, done)?))? {
-                0 => return Err(Errno::EIO),
-                n => done += n,
+            match retry(|| pwrite(&self.plain, &bytes[done..len], file_offset(offset, done)?)) {
+                Ok(0) => return Err(Errno::EIO),
+                Ok(n) => done += n,
+                Err(Errno::EINVAL) if self.plain_is_direct => self.open_plain(OFlag::O_WRONLY)?,
+                Err(err) => return Err(err),
             }
         }
         Ok(())
+    }
+
+    /// Opens the file again without `O_DIRECT`: a server that hands the flag on takes only what its own storage takes.
+    fn open_plain(&mut self, access: OFlag) -> Result<(), Errno> {
+        let path = format!("/proc/self/fd/{}", self.plain.as_raw_fd());
+        let flags = FILE_FLAGS.difference(OFlag::O_NOFOLLOW) | access;
+        let plain = open(path.as_str(), flags, Mode::empty())?;
+        self.plain_is_direct = false;
+        close(std::mem::replace(&mut self.plain, plain))
+    }
+
+    /// Brings to light what closing would (NFS, FUSE and quotas report there), and leaves the file open: to be asked before
+    /// it gets its name.
+    ///
+    /// # Errors
+    /// Those of close(2).
+    pub fn flush(&self) -> Result<(), Errno> {
+        let direct = self.direct.as_ref().map(|direct| direct.fd.as_fd());
+        direct.into_iter().chain([self.plain.as_fd()]).try_for_each(|fd| {
+            let again =
+                fd.try_clone_to_owned().map_err(|err| err.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+            close(again)
+        })
     }
 
     /// Closes both descriptors.

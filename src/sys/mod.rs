@@ -30,7 +30,7 @@ pub use dir::{
 pub use file::{
     End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, lock_file, next_data, open_read,
     open_write, remove_file, rename, rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system,
-    syncfs_reaches,
+    sync_open_dir, syncfs_reaches,
 };
 pub use loaded::is_loaded;
 pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
@@ -40,4 +40,4 @@ pub use share::{never_shares, share_blocks};
 pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
-pub use xattr::{CopiedXattrs, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};
+pub use xattr::{CopiedXattrs, Stripped, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 
-use super::{DirCache, sync_dir};
+use super::{DirCache, sync_dir, sync_file_system};
 use crate::types::RelPath;
 
 /// The directories below one root in which this rank has made, renamed or finished something since they were last synced.
@@ -23,7 +23,13 @@ impl Unsynced {
         }
     }
 
-    /// Makes all that was noted durable. One that is gone has nothing to be made durable.
+    /// A directory was made durable apart from this.
+    pub fn forget(&self, dir: &RelPath) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
+    }
+
+    /// Makes all that was noted durable. A directory that is gone, or replaced, has nothing to be made durable; where one may
+    /// be written to and not be opened, the whole file system is synced.
     ///
     /// # Errors
     /// Those of open(2) and fsync(2). What was noted is not noted any more then: a second fsync does not tell what the
@@ -34,7 +40,8 @@ impl Unsynced {
         // neighbours share the way to them
         dirs.sort_unstable();
         dirs.iter().try_for_each(|dir| match below.open(0, dir).and_then(|dir| sync_dir(dir.as_fd())) {
-            Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE) => Ok(()),
+            Err(Errno::EACCES) => sync_file_system(below.root(0)),
             synced => synced,
         })
     }

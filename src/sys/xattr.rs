@@ -146,21 +146,33 @@ pub fn has_default_acl(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok())
 }
 
-/// Removes the ACLs that an entry got from its directory; whether there were any.
+/// What became of the ACLs that were to be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stripped {
+    /// There were some, and are no more.
+    pub any: bool,
+    /// There are some that this user may not remove.
+    pub left: bool,
+}
+
+/// Removes the ACLs that an entry got from its directory.
 ///
 /// # Errors
-/// Those of removexattr(2) that do not mean that there is none.
-pub fn strip_acls(place: Handle<'_>) -> Result<bool, Errno> {
+/// Those of removexattr(2) that do not mean that there is none, or that it has to stay.
+pub fn strip_acls(place: Handle<'_>) -> Result<Stripped, Errno> {
     let target = Target::new(place)?;
-    let mut any = false;
+    let mut stripped = Stripped::default();
     for name in [ACCESS_ACL, DEFAULT_ACL] {
         match target.remove(name) {
-            Ok(()) => any = true,
-            Err(err) if Call::RemoveXattr.allows(err) => {}
-            Err(err) => return Err(err),
+            Ok(()) => stripped.any = true,
+            Err(err) => match Call::RemoveXattr.answer(err) {
+                Some(Answer::NotPermitted) => stripped.left |= target.get(name).is_ok(),
+                Some(Answer::Absent | Answer::Unsupported) => {}
+                None => return Err(err),
+            },
         }
     }
-    Ok(any)
+    Ok(stripped)
 }
 
 enum Target {

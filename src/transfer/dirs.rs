@@ -1,7 +1,7 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::known::{Earlier, is_recorded_dir};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
@@ -26,7 +26,10 @@ impl Mover {
                 continue;
             }
             let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
-            self.sync_dir_later(&dir.path);
+            // now, and not with the next checkpoint: its mode may not let it be opened any more; and never twice: a second
+            // fsync does not tell what the first one lost
+            let finished =
+                finished.and_then(|(facts, to)| self.sync_finished_dir(&dir.path, to.as_fd()).map(|()| facts));
             // a directory that was not listed to its end has failed, whatever its metadata
             match (dir.failure, finished) {
                 (Some(failure), _) | (None, Err(failure)) => {
@@ -52,7 +55,12 @@ impl Mover {
         !has_changed(dir.before, &from) && is_recorded_dir(&from, &there, earlier)
     }
 
-    fn finish_dir(&mut self, source: u16, path: &RelPath, before: Option<DirBefore>) -> Result<Facts, Failure> {
+    fn finish_dir(
+        &mut self,
+        source: u16,
+        path: &RelPath,
+        before: Option<DirBefore>,
+    ) -> Result<(Facts, OwnedFd), Failure> {
         let (from, to) = (self.source_dir(source, path)?, self.dest_dir(path)?);
         if self.job.generation > 1 || !self.job.abandoned.is_empty() {
             self.remove_left_behind(path, to.as_fd()).at(Op::List, DEST)?;
@@ -64,13 +72,13 @@ impl Mover {
         let atime = before.map_or(meta.atime, |before| before.atime);
         // one that was there has its own ACLs; one that this run has made got none, or has lost it
         let strips = !self.job.fresh && self.job.policy.strips_inherited_acls();
-        let (from, to) = (Handle::Named(from.as_fd(), b"."), Handle::Open(to.as_fd()));
-        let kept = self.set_metadata(from, to, &Meta { atime, ..meta }, strips)?;
+        let (from, handle) = (Handle::Named(from.as_fd(), b"."), Handle::Open(to.as_fd()));
+        let kept = self.set_metadata(from, handle, &Meta { atime, ..meta }, strips)?;
         // as cp has it: a directory that was there keeps its own mode, unless the source's is wanted
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
-            to.set_mode(mode).at(Op::Chmod, DEST)?;
+            handle.set_mode(mode).at(Op::Chmod, DEST)?;
         }
-        if settled.is_some() { Ok(kept.facts(None)) } else { Err(Failure::CHANGED) }
+        if settled.is_some() { Ok((kept.facts(None), to)) } else { Err(Failure::CHANGED) }
     }
 
     /// What a source's directory is, if all that is in it was seen when it was listed: its times have not changed since then,
@@ -82,14 +90,18 @@ impl Mover {
             let mut names = NameSet::default();
             let again = open_dir_at(dir, b".", self.reading).at(Op::Open, SOURCE)?;
             let listed = list(again, |entry| {
-                names.add(entry.name, entry.kind);
+                names.add(entry.name, entry.ino);
                 ControlFlow::Continue(())
             });
             listed.at(Op::List, SOURCE)?;
+            let after = Meta::of_now(dir).at(Op::Stat, SOURCE)?;
+            // the listing has made the kernel or the server forget an old time
+            if !has_changed(Some(before), &after) {
+                return Ok(Some(after));
+            }
             if before.names.is_some_and(|seen| seen != names) {
                 return Ok(None);
             }
-            let after = Meta::of_now(dir).at(Op::Stat, SOURCE)?;
             if (after.mtime, after.ctime) == (now.mtime, now.ctime) {
                 return Ok(Some(after));
             }

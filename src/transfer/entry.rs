@@ -246,6 +246,8 @@ impl Mover {
         let copied = self.fill((place, made), from, to, &meta).and_then(|filled| match filled {
             Some((mut kept, to, digest)) => {
                 if temporary.is_some() {
+                    // nothing may come to light once it has taken another file's place
+                    to.flush().at(Op::Close, DEST)?;
                     self.give_name(place, made)?;
                     self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
                 }

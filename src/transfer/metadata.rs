@@ -8,8 +8,8 @@ use std::os::fd::BorrowedFd;
 use super::entry::facts;
 use super::{At, DEST, Mover, SOURCE};
 use crate::sys::{
-    Call, CopiedXattrs, Errno, Handle, Meta, Owner, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl,
-    strip_acls, sync_file,
+    Call, CopiedXattrs, Errno, Handle, Meta, Owner, Stripped, XattrError, copy_xattrs, drop_other_xattrs,
+    has_default_acl, strip_acls, sync_file, sync_open_dir,
 };
 use crate::types::{Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
 
@@ -81,12 +81,15 @@ impl Mover {
         let is_link = source.kind == Some(Kind::Symlink);
         let mut unkept = Unkept::default();
         let owner = self.keep_owner(source, &have, &mut unkept, to)?;
-        let stripped = inherits_acl && !is_link && strip_acls(to).at(Op::Xattr, DEST)?;
+        let stripped = if inherits_acl && !is_link { strip_acls(to).at(Op::Xattr, DEST)? } else { Stripped::default() };
+        if stripped.left {
+            unkept.add(Unkept::ACL);
+        }
         let xattrs = self.keep_xattrs(from, to, &mut unkept)?;
         let mut mode = source.mode;
         if !is_link {
             mode = self.allowed_mode(source, &owner, &mut unkept, xattrs.group_without_acl);
-            if owner.set || stripped || xattrs.set > 0 || have.mode != mode {
+            if owner.set || stripped.any || xattrs.set > 0 || have.mode != mode {
                 keep_mode(to, mode, &mut unkept)?;
                 // chmod(2) drops setgid without an error for who is not in the group
                 if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
@@ -225,6 +228,14 @@ impl Mover {
     /// Makes a file durable where syncfs would not.
     pub(super) fn sync_if_needed(&self, to: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.node.unsynced().is_some() { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
+    }
+
+    /// Makes a directory, its names and its metadata, durable at once, where syncfs would not.
+    pub(super) fn sync_finished_dir(&self, path: &RelPath, dir: BorrowedFd<'_>) -> Result<(), Failure> {
+        let Some(unsynced) = self.node.unsynced() else { return Ok(()) };
+        sync_open_dir(dir).at(Op::Fsync, DEST)?;
+        unsynced.forget(path);
+        Ok(())
     }
 
     /// Has a directory, its names and its metadata, made durable with the next checkpoint, where syncfs would not.

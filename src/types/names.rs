@@ -4,8 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
-
 /// Tells whether two listings of a directory show the same entries, in whatever order, without keeping them: the sum of
 /// their hashes, 64 bits, and how many they are. Only to be compared within one job: the hash is that of this build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +13,11 @@ pub struct NameSet {
 }
 
 impl NameSet {
-    /// Adds an entry; its kind as far as the listing tells.
-    pub fn add(&mut self, name: &[u8], kind: Option<Kind>) {
+    /// Adds an entry: a name, and the inode number that the listing shows. A name alone would not tell that two entries have
+    /// exchanged their names, of which one was copied before and the other is copied after that.
+    pub fn add(&mut self, name: &[u8], ino: u64) {
         let mut hasher = DefaultHasher::new();
-        (name, kind).hash(&mut hasher);
+        (name, ino).hash(&mut hasher);
         self.count += 1;
         self.sum = self.sum.wrapping_add(hasher.finish());
     }
@@ -28,17 +27,17 @@ impl NameSet {
 mod tests {
     use super::*;
 
-    fn set(names: &[(&str, Option<Kind>)]) -> NameSet {
+    fn set(names: &[(&str, u64)]) -> NameSet {
         let mut set = NameSet::default();
-        names.iter().for_each(|(name, kind)| set.add(name.as_bytes(), *kind));
+        names.iter().for_each(|(name, ino)| set.add(name.as_bytes(), *ino));
         set
     }
 
     #[test]
-    fn the_order_does_not_matter_and_each_name_and_kind_does() {
-        let (a, b) = (("a", Some(Kind::File)), ("b", None));
+    fn the_order_does_not_matter_and_each_name_and_inode_does() {
+        let (a, b) = (("a", 1), ("b", 2));
         assert_eq!(set(&[a, b]), set(&[b, a]));
-        for other in [&[a] as &[_], &[a, b, b], &[a, ("c", None)], &[("a", Some(Kind::Dir)), b], &[("ab", None)]] {
+        for other in [&[a] as &[_], &[a, b, b], &[a, ("c", 2)], &[("a", 2), ("b", 1)], &[("ab", 3)]] {
             assert_ne!(set(&[a, b]), set(other), "{other:?}");
         }
     }

@@ -1,14 +1,17 @@
 //! The source changes, or a rank dies, while the copy runs: nothing hangs, and every entry is
 //! accounted for (issue 2, item 8).
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use crate::errors::nothing_half_written_looks_finished;
 use crate::support::fuse::{Faults, FuseMount};
+use crate::support::interrupted::finished_files;
 use crate::support::launch::{Job, Running};
 use crate::support::manifest::{self, Expect, Manifest};
 use crate::support::oracle::{self, Kind};
@@ -149,4 +152,58 @@ fn a_directory_that_gains_or_loses_an_entry_while_it_is_copied_fails_as_changed(
         assert_eq!(manifest.entries[b"d".as_slice()]["error"]["op"], "changed");
         assert!(manifest.is_done(b"d/large") && manifest.is_done(b"others/d001/f0004") && manifest.is_done(b""));
     }
+}
+
+/// A rotation of logs: the same names afterwards, each of another file. What was copied under its old name before, and is
+/// copied under a new one, hides that another file was never copied.
+#[test]
+fn entries_that_exchange_their_names_are_no_success_unless_all_are_there() {
+    for ranks in [1, 2] {
+        let dir = temp();
+        let src = dir.path().join("src");
+        for number in 0..120 {
+            tree::write(&src.join(format!("log.{number}")), &noise(60_000, number));
+        }
+        tree::age(&src);
+        let dst = dir.path().join("dst");
+        let mut running = Job::ranks(ranks).options(["--limit-rate", "4M", "--threads", "1"]).start([&src, &dst]);
+        while running.goes_on() && finished_files(&dst) < 40 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let name = |number: u64| src.join(format!("log.{number}"));
+        fs::rename(name(119), src.join("last")).unwrap();
+        (0..119).rev().for_each(|number| fs::rename(name(number), name(number + 1)).unwrap());
+        fs::rename(src.join("last"), name(0)).unwrap();
+        let outcome = running.wait();
+        let contents = |root: &Path| -> BTreeSet<Vec<u8>> {
+            let files = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+            files.map(|path| fs::read(path).unwrap()).collect()
+        };
+        let all_there = contents(&src).is_subset(&contents(&dst));
+        assert!(all_there || outcome.code() == Some(1), "{}", outcome.told());
+        let again = Job::ranks(ranks).run([&src, &dst]);
+        again.assert_code(0);
+        oracle::assert_same(&src, &dst, oracle::Aspects::ALL);
+    }
+}
+
+/// Over FUSE each directory is synced by itself, also one that its owner may not open once it is finished.
+#[test]
+fn a_directory_that_its_owner_may_not_open_is_copied_over_fuse() {
+    let fuse = need!(FuseMount::new(Faults { attributes_and_holes: true, ..Faults::default() }));
+    let (dir, kit) = (temp(), temp());
+    let src = dir.path().join("src");
+    noise_file(&src.join("others/f"), 100);
+    noise_file(&src.join("f"), 100);
+    tree::chmod(&src.join("others"), 0o055);
+    tree::age(&src);
+    let home = fuse.path().join("home");
+    fs::create_dir(&home).unwrap();
+    tree::chmod(&home, 0o777);
+    for _ in 0..2 {
+        let job = Job::ranks(2).by_nobody(kit.path());
+        job.run([&src, &home.join("copy")]).assert_code(0);
+    }
+    let mode = home.join("copy/others").metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode, 0o055);
 }

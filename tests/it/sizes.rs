@@ -111,6 +111,12 @@ fn odd_sizes_are_exact_on_fuse_that_refuses_direct_io_at_open() {
 }
 
 #[test]
+fn odd_sizes_are_exact_on_fuse_that_takes_direct_io_only_aligned() {
+    let fuse = need!(FuseMount::new(Faults { aligned_odirect: true, ..Faults::refusing() }));
+    odd_sizes_are_exact_in(fuse.path(), [2, 1, 4]);
+}
+
+#[test]
 fn odd_sizes_are_exact_where_reads_and_writes_are_short_at_unaligned_lengths() {
     let faults = Faults { short_read: Some(10_007), short_write: Some(5_003), ..Faults::default() };
     let fuse = need!(FuseMount::new(faults));

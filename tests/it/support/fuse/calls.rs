@@ -310,7 +310,7 @@ impl Filesystem for Passthrough {
             if flags & libc::O_TRUNC != 0 {
                 self.noted(|ledger| ledger.map(|ledger| ledger.resized(attr.ino.0, 0)));
             }
-            Ok((attr, self.handle(file, name, true)))
+            Ok((attr, self.handle(file, name, true, flags)))
         });
         match made {
             Ok((attr, handle)) => {

@@ -47,6 +47,8 @@ pub struct Faults {
     pub clock_step_s: Option<i64>,
     /// EINVAL at every open with O_DIRECT.
     pub no_odirect: bool,
+    /// EINVAL for reads and writes by descriptors with O_DIRECT whose offset or length is no multiple of 512.
+    pub aligned_odirect: bool,
     pub eio_read_at: Option<BadByte>,
     pub eio_write_at: Option<BadByte>,
     /// No read (write) moves more than this many bytes; files then bypass the page cache.

@@ -34,6 +34,8 @@ pub struct Handle {
     pub name: OsString,
     /// It was opened for writing.
     pub writes: bool,
+    /// With O_DIRECT.
+    pub direct: bool,
 }
 
 pub type Listing = Arc<Vec<(INodeNo, FileType, OsString)>>;
@@ -115,9 +117,10 @@ impl Passthrough {
         found.ok_or_else(|| not_supported(libc::EBADF))
     }
 
-    pub fn handle(&self, file: File, name: &OsStr, writes: bool) -> FileHandle {
+    pub fn handle(&self, file: File, name: &OsStr, writes: bool, flags: i32) -> FileHandle {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let handle = Handle { file, name: name.to_owned(), writes };
+        let direct = flags & libc::O_DIRECT != 0;
+        let handle = Handle { file, name: name.to_owned(), writes, direct };
         self.files.lock().unwrap().insert(number, Arc::new(handle));
         FileHandle(number)
     }
@@ -130,6 +133,12 @@ impl Passthrough {
         } else {
             FopenFlags::empty()
         }
+    }
+
+    fn refuse_unaligned(&self, handle: &Handle, offset: u64, len: u64) -> io::Result<()> {
+        let is_refused =
+            self.faults.aligned_odirect && handle.direct && (!offset.is_multiple_of(512) || !len.is_multiple_of(512));
+        if is_refused { Err(not_supported(libc::EINVAL)) } else { Ok(()) }
     }
 
     pub fn refuse_direct(&self, flags: i32) -> io::Result<()> {
@@ -149,7 +158,7 @@ impl Passthrough {
         if truncates {
             self.noted(|ledger| ledger.map(|ledger| ledger.resized(ino.0, 0)));
         }
-        Ok(self.handle(file, &inode.name, writes))
+        Ok(self.handle(file, &inode.name, writes, flags.0))
     }
 
     /// Gives what a request made to the one who asked, and looks it up.
@@ -173,6 +182,7 @@ impl Passthrough {
     pub fn try_read(&self, fh: FileHandle, offset: u64, size: u32) -> io::Result<Vec<u8>> {
         thread::sleep(Duration::from_millis(self.faults.delay_ms));
         let handle = self.file(fh)?;
+        self.refuse_unaligned(&handle, offset, u64::from(size))?;
         let size = size.min(self.faults.short_read.unwrap_or(u32::MAX));
         let mut bytes = vec![0; usize::try_from(size).unwrap()];
         let mut filled = 0;
@@ -197,6 +207,7 @@ impl Passthrough {
         let most = self.faults.short_write.map_or(usize::MAX, |n| usize::try_from(n).unwrap());
         let data = &data[..data.len().min(most)];
         let len = u64::try_from(data.len()).unwrap();
+        self.refuse_unaligned(&handle, offset, len)?;
         if self.faults.eio_write_at.as_ref().is_some_and(|bad| bad.is_in(&handle, offset, len)) {
             return Err(not_supported(libc::EIO));
         }
