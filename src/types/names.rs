@@ -5,12 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::{Deserialize, Serialize};
 
 /// Tells whether two listings of a directory show the same entries, in whatever order, without keeping them: the sum of
-/// their hashes, 64 bits, and how many they are. Only to be compared within one job: the hash is that of this build.
+/// their hashes, 64 bits, since rank 0 has one for each directory that is not finished. Only to be compared within one
+/// job: the hash is that of this build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NameSet {
-    count: u64,
-    sum: u64,
-}
+pub struct NameSet(u64);
 
 impl NameSet {
     /// Adds an entry: a name, and the inode number that the listing shows. A name alone would not tell that two entries have
@@ -18,8 +16,7 @@ impl NameSet {
     pub fn add(&mut self, name: &[u8], ino: u64) {
         let mut hasher = DefaultHasher::new();
         (name, ino).hash(&mut hasher);
-        self.count += 1;
-        self.sum = self.sum.wrapping_add(hasher.finish());
+        self.0 = self.0.wrapping_add(hasher.finish());
     }
 }
 
