@@ -178,7 +178,8 @@ pub struct Cli {
     #[arg(help_heading = HOW, short = 'b', long = "bufsize", visible_alias = "block-size", value_name = "SIZE", default_value = DEFAULT_BLOCK_LEN, value_parser = parse_size)]
     block_size: u64,
 
-    /// I/O threads of each rank [default: 1 to 4, two a core of its share of the node]
+    /// I/O threads of each rank [default: 1 to 4, two a core of its share of the node;
+    /// with libioil, one for two cores]
     #[arg(help_heading = HOW, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
 

@@ -1,11 +1,13 @@
 //! One entry, whole: a file up to the range length, a symbolic link, a special file.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::data::{Pair, Span};
 use super::known::{Checked, Earlier};
 use super::metadata::Kept;
+use super::syncer::{Syncer, make_durable};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::plan::{Range, range_len_of};
@@ -20,6 +22,8 @@ use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Part
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
     Done(Facts),
+    /// Whole under its final name, but for what [`make_durable`] does.
+    Written(Facts, Box<End>),
     /// What is at the destination was to be left.
     Left(Kind, Facts),
     /// Its data is there from an earlier run; these are its new facts.
@@ -30,6 +34,19 @@ pub(super) enum Attempt {
     Returned(Returned),
     /// The source changed while it was read; what was written is gone.
     Changed,
+}
+
+impl Attempt {
+    /// Makes what was written durable, and ends the attempt so.
+    fn durable(self, place: &Place) -> Result<Self, Failure> {
+        match self {
+            Self::Written(facts, file) => {
+                let synced = make_durable(*file).inspect_err(|_| discard(place, &place.dest_name));
+                synced.map(|()| Self::Done(facts))
+            }
+            ended => Ok(ended),
+        }
+    }
 }
 
 /// Whether an entry with several names is copied here.
@@ -59,20 +76,55 @@ impl Mover {
     /// Copies entries of one directory; returns those that need another task.
     pub(super) fn copy_entries(&mut self, source: u16, dir: &RelPath, names: &Names) -> Vec<Returned> {
         let mut dirs = Dirs::new(source, dir);
-        let mut returned = Vec::new();
-        for (name, kind) in names.iter() {
+        let (mut returned, mut written) = (Vec::new(), HashMap::new());
+        for (number, (name, kind)) in names.iter().enumerate() {
             if self.is_halting() {
                 self.task.broken_off = true;
                 break;
             }
             let attempt = self.retried(|me, again| {
                 let place = me.place_in(&mut dirs, name, again)?;
-                me.copy_entry(source, &place, kind, (Links::Return, None), 0)
+                let attempt = me.copy_entry(source, &place, kind, (Links::Return, None), 0)?;
+                if me.syncer.is_some() { Ok(attempt) } else { attempt.durable(&place) }
             });
-            returned.extend(self.end_attempt(dir.join(name), kind, attempt));
+            match (attempt, &self.syncer) {
+                (Ok(Attempt::Written(facts, file)), Some(syncer)) => {
+                    syncer.add(number, *file);
+                    written.insert(number, (name, facts));
+                }
+                (attempt, _) => returned.extend(self.end_attempt(dir.join(name), kind, attempt)),
+            }
+            if written.len() == Syncer::AT_ONCE {
+                returned.extend(self.end_written(&mut dirs, &mut written));
+            }
+        }
+        while !written.is_empty() {
+            returned.extend(self.end_written(&mut dirs, &mut written));
         }
         self.sync_dir_later(dir);
         returned
+    }
+
+    /// Ends one of the files that are being made durable. What fails then may have lost its data: it is copied again as
+    /// whatever fails is.
+    fn end_written(&mut self, dirs: &mut Dirs<'_>, written: &mut HashMap<usize, (&[u8], Facts)>) -> Option<Returned> {
+        let (number, synced) = self.syncer.as_ref().expect("there is one where something was written").wait();
+        let (name, facts) = written.remove(&number).expect("it was handed over once");
+        let mut failed = synced.err();
+        let mut facts = Some(facts);
+        let attempt = self.retried(|me, again| match failed.take() {
+            None if !again => Ok(Attempt::Done(facts.take().expect("the first time"))),
+            None => {
+                let place = me.place_in(dirs, name, true)?;
+                me.copy_entry(dirs.source, &place, Kind::File, (Links::Return, None), 0)?.durable(&place)
+            }
+            Some(failure) => {
+                let place = me.place_in(dirs, name, false)?;
+                discard(&place, name);
+                Err(failure)
+            }
+        });
+        self.end_attempt(dirs.dir.join(name), Kind::File, attempt)
     }
 
     /// Looks at entries of one directory that earlier runs have recorded or begun, and copies what is not as recorded.
@@ -94,7 +146,7 @@ impl Mover {
                     Checked::Copy { ours } => {
                         // of a copy that was complete the user's word counts: what is there is left
                         place.ours |= ours && me.job.began.is_some();
-                        me.copy_entry(source, &place, known.kind, (Links::Return, known.partial), 0)
+                        me.copy_entry(source, &place, known.kind, (Links::Return, known.partial), 0)?.durable(&place)
                     }
                 }
             });
@@ -119,7 +171,7 @@ impl Mover {
             Ok(Attempt::Left(kind, facts)) => self.end(path, kind, Outcome::Done(facts)),
             Ok(Attempt::There(facts)) => self.end_there(path, kind, facts),
             Ok(Attempt::Returned(entry)) => return Some(entry),
-            Ok(Attempt::Confirmed) => unreachable!("only what was recorded is confirmed"),
+            Ok(Attempt::Confirmed | Attempt::Written(..)) => unreachable!("confirmed or made durable before"),
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
             }
@@ -166,7 +218,7 @@ impl Mover {
             let place = me.place(source, &path)?;
             let attempt = me.copy_entry(source, &place, kind, (links, partial), attempts);
             me.sync_dir_later(&place.dir());
-            attempt
+            attempt?.durable(&place)
         });
         let owned = match attempt {
             Ok(Attempt::Done(mut facts)) => {
@@ -177,9 +229,10 @@ impl Mover {
                 Owned::Copied(facts)
             }
             Ok(Attempt::Returned(Returned::Large(file))) => Owned::Large(file),
-            Ok(Attempt::Returned(_) | Attempt::Left(..) | Attempt::There(_) | Attempt::Confirmed) => {
+            Ok(Attempt::Returned(_) | Attempt::Left(..) | Attempt::There(_)) => {
                 unreachable!("an owner is handed back for its size only")
             }
+            Ok(Attempt::Confirmed | Attempt::Written(..)) => unreachable!("confirmed or made durable before"),
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
                 Owned::Failed
@@ -246,10 +299,13 @@ impl Mover {
         let copied = self.fill((place, made), from, to, &meta).and_then(|filled| match filled {
             Some((mut kept, to, digest)) => {
                 if temporary.is_some() {
+                    self.sync_if_needed(to.plain())?;
                     // nothing may come to light once it has taken another file's place
                     to.flush().at(Op::Close, DEST)?;
                     self.give_name(place, made)?;
                     self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
+                } else if self.node.unsynced().is_some() {
+                    return Ok(Attempt::Written(Facts { digest, ..kept.facts(None) }, Box::new(to)));
                 }
                 to.close().at(Op::Close, DEST)?;
                 Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }))
@@ -259,8 +315,8 @@ impl Mover {
         copied.inspect_err(|_| discard(place, made))
     }
 
-    /// Data and metadata of a small file, made durable where it has to be by itself; `None` when the source changed
-    /// meanwhile. The destination is still to be closed.
+    /// Data and metadata of a small file; `None` when the source changed meanwhile. The destination is still to be made
+    /// durable where it has to be by itself, and to be closed.
     fn fill(
         &mut self,
         (place, made): (&Place, &[u8]),
@@ -282,7 +338,6 @@ impl Mover {
         }
         let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
         let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
-        self.sync_if_needed(pair.to.plain())?;
         Ok(Some((kept, pair.to, digest)))
     }
 

@@ -13,6 +13,7 @@ mod list;
 mod metadata;
 mod node;
 mod owners;
+mod syncer;
 mod throttle;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use entry::Links;
 pub use node::{Node, wait_for_marker};
+use syncer::Syncer;
 pub use throttle::Throttle;
 
 use crate::journal::{Batch, Item, Recorder};
@@ -51,6 +53,8 @@ pub struct Mover {
     throttle: Arc<Throttle>,
     retry: Retry,
     lister: Lister,
+    /// Where files are made durable one by one.
+    syncer: Option<Syncer>,
 }
 
 /// What the current task has ended so far.
@@ -130,6 +134,8 @@ impl Mover {
             throttle: Arc::clone(throttle),
             retry: Retry::new(job.tuning.retries, roots.lag),
             lister: Lister::new(rooms, roots, halt),
+            // without its threads this one does it
+            syncer: node.unsynced().and_then(|_| Syncer::start().ok()),
         }
     }
 

@@ -261,6 +261,37 @@ fn an_error_at_fsync_or_close_alone_is_never_a_success_with_a_wrong_copy() {
 }
 
 #[test]
+fn what_a_close_loses_never_takes_the_place_of_an_older_file() {
+    drop(need!(FuseMount::new(Faults::default())));
+    for ranks in [1, 3] {
+        let scene = Scene::new(Side::Destination, job(ranks).options(["--retries", "0"]), few).unwrap();
+        scene.task.assert_complete(&scene.task.run());
+        let names = ["a", "d/victim"];
+        let olds = names.map(|name| std::fs::read(scene.task.real_dst.join(name)).unwrap());
+        names.iter().for_each(|name| noise_file(&scene.task.real_src.join(name), 7000 + name.len()));
+        scene.control().add(Trouble::new(&[Call::Flush], EIO).entries().loses_data());
+        let outcome = scene.task.run();
+        outcome.assert_code(1);
+        for (name, old) in names.iter().zip(olds) {
+            assert!(std::fs::read(scene.task.real_dst.join(name)).unwrap() == old, "{name}: {}", outcome.told());
+        }
+        scene.assert_completes_without_faults();
+    }
+}
+
+#[test]
+fn a_file_is_made_durable_while_the_next_one_is_copied() {
+    drop(need!(FuseMount::new(Faults::default())));
+    let scene = Scene::new(Side::Destination, job(1).options(["--threads", "1"]), small_files).unwrap();
+    scene.control().delay_fsync(20);
+    let outcome = scene.task.run();
+    scene.task.assert_complete(&outcome);
+    let requests = scene.control().take_requests();
+    assert!(requests.contains_key("create beside fsync"), "{requests:?}");
+    assert!(requests["fsync"] >= 160, "each file is made durable: {requests:?}");
+}
+
+#[test]
 fn a_destination_that_takes_nothing_from_some_call_on_is_never_a_success() {
     drop(need!(FuseMount::new(Faults::default())));
     let cases: Vec<_> = [0, 2, 5, 10, 20, 40, 60].into_iter().flat_map(|after| [(1, after), (3, after)]).collect();

@@ -167,6 +167,9 @@ struct State {
     reads: AtomicU64,
     writes: AtomicU64,
     delay_ms: AtomicU64,
+    /// How long an fsync of an entry takes, and how many are being served.
+    fsync_ms: AtomicU64,
+    fsyncs: AtomicU64,
     /// Requests of the kernel, by their names.
     requests: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -202,11 +205,18 @@ impl Control {
         self.0.delay_ms.store(delay_ms, Ordering::Relaxed);
     }
 
+    /// Every fsync of an entry takes this long from now on; a file that is made meanwhile is counted as a request of its own,
+    /// `create beside fsync`.
+    pub fn delay_fsync(&self, delay_ms: u64) {
+        self.0.fsync_ms.store(delay_ms, Ordering::Relaxed);
+    }
+
     /// No trouble any more, as much room as there is, and no delay.
     pub fn lift(&self) {
         self.0.troubles.lock().unwrap().clear();
         *self.0.room.lock().unwrap() = None;
         self.delay(0);
+        self.delay_fsync(0);
     }
 
     /// How many calls failed by a trouble or for want of room.
@@ -243,6 +253,15 @@ impl Control {
         if let Some(counter) = counter {
             counter.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(self.0.delay_ms.load(Ordering::Relaxed)));
+        }
+        let fsync_ms = self.0.fsync_ms.load(Ordering::Relaxed);
+        if call == Call::Fsync && fsync_ms > 0 && !is_state(name) {
+            self.0.fsyncs.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(fsync_ms));
+            self.0.fsyncs.fetch_sub(1, Ordering::SeqCst);
+        }
+        if call == Call::Create && !is_state(name) && self.0.fsyncs.load(Ordering::SeqCst) > 0 {
+            self.count("create beside fsync");
         }
         let mut troubles = self.0.troubles.lock().unwrap();
         let about = |active: &&mut Active| active.trouble.calls.contains(&call) && active.trouble.names.have(name);
