@@ -1,7 +1,7 @@
 //! One directory, whoever lists it: a thread of the scan, or an I/O thread of any rank.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,19 @@ use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 /// in parts, and wait before it goes on.
 const MAX_NAMES_LEN: usize = 96 << 10;
 const MAX_SUBDIRS: usize = 256;
+
+/// What a listing of an open directory shows.
+///
+/// # Errors
+/// Those of opening it to be listed, and of readdir(3).
+pub fn names_in(dir: BorrowedFd<'_>, how: Reading) -> Result<NameSet, Errno> {
+    let mut names = NameSet::default();
+    list(open_dir_at(dir, b".", how)?, |entry| {
+        names.add(entry.name, entry.ino);
+        ControlFlow::Continue(())
+    })?;
+    Ok(names)
+}
 
 /// What all listers of a rank share.
 pub struct Rooms {
@@ -166,15 +179,9 @@ impl Lister {
         if times(&now) == (before.mtime, before.ctime) {
             return;
         }
-        let mut names = NameSet::default();
-        let listed = open_dir_at(dir.as_fd(), b".", self.rooms.reading).and_then(|again| {
-            list(again, |entry| {
-                names.add(entry.name, entry.ino);
-                ControlFlow::Continue(())
-            })
-        });
+        let names = names_in(dir.as_fd(), self.rooms.reading).ok();
         let is_still = Meta::of_now(dir.as_fd()).is_ok_and(|after| times(&after) == times(&now));
-        if listed.is_ok() && is_still && before.names == Some(names) {
+        if names.is_some() && is_still && before.names == names {
             (before.mtime, before.ctime) = times(&now);
         }
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 pub use lend::Lent;
-pub use lister::{Found, Listed, Lister, Rooms};
+pub use lister::{Found, Listed, Lister, Rooms, names_in};
 use listing::Listing;
 use loops::Ancestor;
 pub use recorded::Recorded;

@@ -1,14 +1,14 @@
 //! The end of a directory: its metadata, once nothing in it changes any more.
 
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::known::{Earlier, is_recorded_dir};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
+use crate::scan::names_in;
 use crate::state::remove_temporaries;
-use crate::sys::{Errno, Handle, Meta, Reading, list, open_dir_at};
-use crate::types::{Facts, Failure, Kind, NameSet, Op, Outcome, RelPath};
+use crate::sys::{Errno, Handle, Meta, Reading, open_dir_at};
+use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
 
 impl Mover {
     /// Ends directories, in the order given.
@@ -87,13 +87,7 @@ impl Mover {
     fn settled(&self, dir: BorrowedFd<'_>, before: Option<DirBefore>, mut now: Meta) -> Result<Option<Meta>, Failure> {
         let Some(before) = before.filter(|before| has_changed(Some(*before), &now)) else { return Ok(Some(now)) };
         for _ in 0..MAX_ATTEMPTS {
-            let mut names = NameSet::default();
-            let again = open_dir_at(dir, b".", self.reading).at(Op::Open, SOURCE)?;
-            let listed = list(again, |entry| {
-                names.add(entry.name, entry.ino);
-                ControlFlow::Continue(())
-            });
-            listed.at(Op::List, SOURCE)?;
+            let names = names_in(dir, self.reading).at(Op::List, SOURCE)?;
             let after = Meta::of_now(dir).at(Op::Stat, SOURCE)?;
             // the listing has made the kernel or the server forget an old time
             if !has_changed(Some(before), &after) {

@@ -110,20 +110,20 @@ impl Mover {
     fn end_written(&mut self, dirs: &mut Dirs<'_>, written: &mut HashMap<usize, (&[u8], Facts)>) -> Option<Returned> {
         let (number, synced) = self.syncer.as_ref().expect("there is one where something was written").wait();
         let (name, facts) = written.remove(&number).expect("it was handed over once");
-        let mut failed = synced.err();
-        let mut facts = Some(facts);
-        let attempt = self.retried(|me, again| match failed.take() {
-            None if !again => Ok(Attempt::Done(facts.take().expect("the first time"))),
-            None => {
-                let place = me.place_in(dirs, name, true)?;
-                me.copy_entry(dirs.source, &place, Kind::File, (Links::Return, None), 0)?.durable(&place)
+        let attempt = match synced {
+            Ok(()) => Ok(Attempt::Done(facts)),
+            Err(failure) => {
+                let mut failed = Some(failure);
+                self.retried(|me, again| {
+                    let place = me.place_in(dirs, name, again)?;
+                    if let Some(failure) = failed.take() {
+                        discard(&place, name);
+                        return Err(failure);
+                    }
+                    me.copy_entry(dirs.source, &place, Kind::File, (Links::Return, None), 0)?.durable(&place)
+                })
             }
-            Some(failure) => {
-                let place = me.place_in(dirs, name, false)?;
-                discard(&place, name);
-                Err(failure)
-            }
-        });
+        };
         self.end_attempt(dirs.dir.join(name), Kind::File, attempt)
     }
 
