@@ -1,6 +1,7 @@
 //! What the tests stand on: launching the program, looking at trees, real file systems.
 //! Nothing here shares code with the product.
 
+pub mod attacker;
 pub mod chance;
 pub mod copy;
 pub mod crash;
@@ -8,6 +9,7 @@ pub mod daos;
 pub mod extents;
 pub mod fuse;
 pub mod hard_tree;
+pub mod harm;
 pub mod hosts;
 pub mod interrupted;
 pub mod journal;

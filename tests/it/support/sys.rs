@@ -99,6 +99,17 @@ pub fn set_times(fd: BorrowedFd<'_>, times: [libc::timespec; 2]) -> io::Result<(
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// This thread alone becomes another user, with these groups and the first of them as his own. There is no way back.
+pub fn become_user(uid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    let checked = |done: libc::c_long| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: the kernel reads as many numbers as it is told. By system calls: those of the C library change all threads.
+    checked(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_setresgid, groups[0], groups[0], groups[0]) })?;
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
 /// SIGKILL to one process, or (a negative number) to a process group. One that is gone is fine.
 pub fn kill(pid_or_group: i32) {
     assert!(pid_or_group.unsigned_abs() > 1, "never init, never everybody");

@@ -143,6 +143,7 @@ impl World {
             full: false,
             halting: None,
             failures: Vec::new(),
+            private: Vec::new(),
         };
         for task in tasks {
             let result = self.execute(task, &mut report);
