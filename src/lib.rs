@@ -24,6 +24,8 @@ pub mod manifest;
 
 pub mod comm;
 
+pub mod guard;
+
 pub mod scan;
 
 pub mod transfer;

@@ -8,6 +8,7 @@ use std::process::ExitCode as ProcessCode;
 use anyhow::{Context, Result};
 use pcopy::cli::{Cli, Config, Generate, man_page};
 use pcopy::comm::{self, Comm, CommError, Launcher};
+use pcopy::sys::ignore_breaks;
 use pcopy::types::ExitCode;
 use pcopy::{manifest, op, worker};
 
@@ -41,6 +42,7 @@ fn run(launcher: &Launcher, mut config: Config) -> Result<i32> {
     };
     config.policy.umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty()).bits() & 0o777;
     raise_open_files_limit();
+    ignore_breaks();
     let (rank, host) = (comm.rank(), comm.host().to_string());
     let ended = if rank == 0 {
         op::copy(&mut comm, &config).map_err(anyhow::Error::from)

@@ -62,6 +62,7 @@ fn report(id: u64, tasks: usize, entries: usize) -> Report {
         full: false,
         halting: None,
         failures: Vec::new(),
+        private: Vec::new(),
     }
 }
 

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use pcopy::guard::Guard;
 use pcopy::policy::{Filter, Policy};
 use pcopy::proto::{Direct, Durability, Job, Reflink, Source, Sparse, Tuning};
 use pcopy::scan::{MAX_SCAN_THREADS, Recorded, Roots, Scan, ScanEvent};
 use pcopy::sys::Reading;
-use pcopy::types::RelPath;
+use pcopy::types::{Maker, RelPath, Secret};
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -26,16 +27,18 @@ fn main() {
     // nothing is written there
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
     let reading = Reading { follow: false, noatime: true };
+    let job = Arc::new(job(&dir));
     let roots = Roots {
         sources: vec![open(Path::new(&dir))],
         destination: open(elsewhere.path()),
         reading,
+        guard: Arc::new(Guard::new(&job, false, (|_| None, |_| None)).expect("no patterns")),
         unsynced: None,
         lag: Default::default(),
         cached_dirs: 100,
     };
     let start = Instant::now();
-    let scan = Scan::start(&Arc::new(job(&dir)), &roots, (None, Recorded::default()), threads, &[]).expect("it starts");
+    let scan = Scan::start(&job, &roots, (None, Recorded::default()), threads, &[]).expect("it starts");
     let entries: usize = scan.events.iter().flatten().map(|event| entries_of(&event)).sum();
     let seconds = start.elapsed().as_secs_f64();
     scan.join();
@@ -55,6 +58,8 @@ fn job(dir: &str) -> Job {
     let target = RelPath::root();
     Job {
         id: 1,
+        secret: Secret::default(),
+        maker: Maker::default(),
         abandoned: Vec::new(),
         sources: vec![Source { dir: dir.into(), single: None, target, file_system: 0 }],
         destination: b"/nowhere".to_vec(),

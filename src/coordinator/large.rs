@@ -6,6 +6,7 @@ use super::links::Member;
 use crate::digest::Merge;
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Task};
+use crate::scan::DirId;
 use crate::transfer::MAX_ATTEMPTS;
 use crate::types::Failure;
 
@@ -185,6 +186,11 @@ impl LargeFiles {
     }
 
     /// The file has ended, well or not.
+    /// The directory that a file is in.
+    pub(super) fn dir_of(&self, id: u64) -> Option<DirId> {
+        self.files.get(&id).map(|large| large.member.dir)
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<Member> {
         self.files.remove(&id).map(|large| large.member)
     }

@@ -85,6 +85,8 @@ struct Dir {
     before: Option<DirBefore>,
     recorded: Option<KnownEntry>,
     failure: Option<Failure>,
+    /// A private directory was made in it.
+    private: bool,
 }
 
 /// What an assignment is for, and who has it.
@@ -286,6 +288,10 @@ impl Coordinator {
         if purposes.len() != report.results.len() {
             return Err(CoordinatorError::WrongResult { rank, id });
         }
+        for index in &report.private {
+            let purpose = usize::try_from(*index).ok().and_then(|index| purposes.get(index));
+            self.has_private_dir(purpose.ok_or(CoordinatorError::WrongResult { rank, id })?);
+        }
         self.ended.add(&report.ended);
         self.bytes_moved += report.bytes_moved;
         if self.halted {
@@ -296,6 +302,23 @@ impl Coordinator {
             self.take_result(purpose, result).ok_or(CoordinatorError::WrongResult { rank, id })?;
         }
         Ok(())
+    }
+
+    /// In the directory of a task's entries, or in each of them, a private one was made.
+    fn has_private_dir(&mut self, purpose: &Purpose) {
+        let dirs = match purpose {
+            Purpose::Entries { dir, .. } => vec![*dir],
+            Purpose::List { lent, .. } => vec![lent.id],
+            Purpose::Owner(member) => vec![member.dir],
+            Purpose::Range { file, .. } | Purpose::Finish { file } | Purpose::Abandon { file } => {
+                self.large.dir_of(*file).into_iter().collect()
+            }
+            Purpose::Links(members) => members.iter().map(|member| member.dir).collect(),
+            Purpose::Dirs(_) => Vec::new(),
+        };
+        for id in dirs {
+            self.dir_mut(id).private = true;
+        }
     }
 
     /// `None` when the result is not one of this purpose.
@@ -573,7 +596,8 @@ impl Coordinator {
             let dir = self.dir_mut(id);
             len += dir.path.as_bytes().len() + dir.recorded.as_ref().map_or(0, |entry| entry.record.len());
             let (recorded, failure) = (dir.recorded.take(), dir.failure.take());
-            dirs.push(FinishedDir { path: dir.path.clone(), before: dir.before, recorded, failure });
+            let (before, private) = (dir.before, dir.private);
+            dirs.push(FinishedDir { path: dir.path.clone(), before, recorded, failure, private });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -658,6 +682,7 @@ impl Dir {
             before: None,
             recorded: None,
             failure: None,
+            private: false,
         }
     }
 }

@@ -226,6 +226,7 @@ impl Simulation {
                 ended: Stats::default(),
                 full: false,
                 failures: vec![],
+                private: Vec::new(),
             };
             for task in work.tasks {
                 let result = self.execute(task, &mut report.ended);
@@ -447,6 +448,7 @@ fn all_ended(work: &Assignment) -> Report {
         ended: Stats::default(),
         full: false,
         failures: vec![],
+        private: Vec::new(),
     }
 }
 
@@ -512,6 +514,7 @@ fn a_result_that_does_not_fit_its_task_is_refused() {
         ended: Stats::default(),
         full: false,
         failures: vec![],
+        private: Vec::new(),
     };
     let error = Err(CoordinatorError::WrongResult { rank: 0, id: work.id });
     assert_eq!(coordinator.report(0, &report(vec![TaskResult::Range(None)])), error);
@@ -572,6 +575,7 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
                 full: false,
                 halting: None,
                 failures: Vec::new(),
+                private: Vec::new(),
             };
             coordinator.report(0, &report).expect("in order");
         }
@@ -627,6 +631,7 @@ fn a_name_that_is_there_becomes_the_owner_of_its_links_without_being_copied() {
         full: false,
         halting: None,
         failures: Vec::new(),
+        private: Vec::new(),
     };
     coordinator.report(0, &report).expect("in order");
     let mut linked_paths = Vec::new();

@@ -27,8 +27,8 @@ use crate::progress::Display;
 use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
 use crate::signals::Signals;
-use crate::sys::{Meta, act_as, space};
-use crate::types::{ExitCode, Fate, Kind, Outcome, Record, Stats, escaped, human_bytes};
+use crate::sys::{Meta, act_as, random_bytes, space};
+use crate::types::{ExitCode, Fate, Kind, Maker, Outcome, Record, Secret, Stats, escaped, human_bytes};
 use crate::worker::Worker;
 
 /// Copies as rank 0; the other ranks are in [`crate::worker::serve`].
@@ -125,7 +125,8 @@ fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), String
     let _acting =
         act_as(policy.run_as).map_err(|err| format!("--uid, --gid: acting as another user: {}", err.desc()))?;
     let plan = resolve(config, policy).map_err(|refusal| refusal.to_string())?;
-    let job = job(&plan, config, started);
+    let secret = random_bytes().map_err(|err| format!("random bytes for temporary names: {}", err.desc()))?;
+    let job = job(&plan, config, started, Secret::new(secret));
     let (prepared, job) = prepare(&plan, config, job, started)?;
     Ok((plan, job, prepared))
 }
@@ -169,7 +170,7 @@ fn note_space(display: &mut Display, plan: &Plan) {
     }
 }
 
-fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
+fn job(plan: &Plan, config: &Config, started: Clock, secret: Secret) -> Job {
     let mut seed = blake3::Hasher::new();
     seed.update(&started.as_nanosecond().to_le_bytes()).update(&std::process::id().to_le_bytes());
     seed.update(plan.root.as_os_str().as_bytes());
@@ -179,6 +180,9 @@ fn job(plan: &Plan, config: &Config, started: Clock) -> Job {
     let destination = above.unwrap_or(&plan.root);
     Job {
         id: u64::from_le_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")),
+        secret,
+        // nothing of a dry run; else the marker will tell
+        maker: Maker::default(),
         sources: plan.sources.clone(),
         destination: destination.as_os_str().as_bytes().to_vec(),
         abandoned: Vec::new(),

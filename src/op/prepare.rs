@@ -23,7 +23,7 @@ use crate::sys::{
     DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls,
     sync_dir,
 };
-use crate::types::{RelPath, Timestamp, escaped};
+use crate::types::{Maker, RelPath, Timestamp, escaped};
 
 /// What of the copy is held open on rank 0.
 pub(super) struct Prepared {
@@ -88,11 +88,12 @@ fn prepare_in(
     let mut notes = Vec::new();
     let mut state = match plan.state_dir() {
         None => None,
-        Some(path) => Some(take_state(plan, config, root, &path, (job.id, started), &mut notes)?),
+        Some(path) => Some(take_state((plan, config), root, &path, (&job, started), &mut notes)?),
     };
     let mut job = job;
     if let Some(State { recalled: Recalled { file, unfinished, .. }, .. }) = &state {
         job.id = file.id;
+        job.secret = file.secret.expect("a job that was taken up has one");
         job.abandoned.clone_from(&file.abandoned);
         job.generation = file.runs + 1;
         job.began = unfinished.then_some(file.began);
@@ -108,6 +109,7 @@ fn prepare_in(
         }
     };
     job.coarse_times = marker.coarse_times;
+    job.maker = marker.maker;
     if let Some(State { recalled: Recalled { file, unfinished, notes: more, .. }, .. }) = &mut state {
         notes.append(more);
         if !*unfinished {
@@ -119,13 +121,12 @@ fn prepare_in(
     Ok((Prepared { root: None, state, manifest, notes }, job))
 }
 
-/// Makes and locks the state directory, and takes up its job; `id` is for a new one.
+/// Makes and locks the state directory, and takes up its job, or begins a `new` one.
 fn take_state(
-    plan: &Plan,
-    config: &Config,
+    (plan, config): (&Plan, &Config),
     root: &OwnedFd,
     path: &Path,
-    (id, started): (u64, Clock),
+    (new, started): (&Job, Clock),
     notes: &mut Vec<String>,
 ) -> Result<State, String> {
     let dir = match &plan.state {
@@ -138,9 +139,9 @@ fn take_state(
     let copy = dir.try_clone().map_err(|err| line(path, err))?;
     // a job's first run has the job's number, and was killed before it could write that down if its marker is there
     let bury = |run| remove_markers(root, Some(&dir), run);
-    // `id` is of this run, whichever job it takes up: unlike any other
-    let lock = Lock::take(copy, id, waiting, bury).map_err(|err| line(path, err))?;
-    match recall(&dir, plan, config, id, started) {
+    // the new number is of this run, whichever job it takes up: unlike any other
+    let lock = Lock::take(copy, new.id, waiting, bury).map_err(|err| line(path, err))?;
+    match recall(&dir, plan, config, (new.id, new.secret), started) {
         Ok(recalled) => Ok(State { dir, lock, recalled }),
         Err(err) => {
             let _ = lock.release();
@@ -172,6 +173,7 @@ struct Marker {
     coarse_times: bool,
     /// What its clock says now.
     ctime: Timestamp,
+    maker: Maker,
 }
 
 /// Makes the marker in the copy's root, and in a state directory that is elsewhere.
@@ -192,10 +194,10 @@ fn make_marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Marker, Errno> {
         made => made,
     }?;
     let time = Timestamp { sec: 1_000_000_001, nsec: 123_456_789 };
-    let ctime = Meta::of(&made)?.ctime;
+    let Meta { ctime, uid, mode, .. } = Meta::of(&made)?;
     let set = Handle::Open(made.as_fd()).set_times(time, time).and_then(|()| Meta::of(&made));
     close(made)?;
-    Ok(Marker { coarse_times: set.is_ok_and(|meta| meta.mtime != time), ctime })
+    Ok(Marker { coarse_times: set.is_ok_and(|meta| meta.mtime != time), ctime, maker: Maker::of(uid, mode) })
 }
 
 fn remove_markers(root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<(), Errno> {

@@ -17,6 +17,7 @@ use crate::journal::{self, LoadError};
 use crate::policy::Policy;
 use crate::scan::Recorded;
 use crate::state::{JOB_NAME, JobFile};
+use crate::types::Secret;
 
 /// The job of a state directory, as this run takes it up.
 pub(super) struct Recalled {
@@ -37,21 +38,27 @@ impl Recalled {
     }
 }
 
-/// Takes up the job of a state directory, whose lock this run has; `id` is for a new one.
+/// Takes up the job of a state directory, whose lock this run has; `id` and `secret` are for a new one.
 ///
 /// # Errors
 /// One line: a file that a newer version wrote or that is damaged, or nothing to go on with where the user requires that.
-pub(super) fn recall(dir: &OwnedFd, plan: &Plan, config: &Config, id: u64, started: Clock) -> Result<Recalled, String> {
+pub(super) fn recall(
+    dir: &OwnedFd,
+    plan: &Plan,
+    config: &Config,
+    (id, secret): (u64, Secret),
+    started: Clock,
+) -> Result<Recalled, String> {
     let path = plan.state_dir().expect("there is a state directory");
     let place = shown(&path);
     let options = options(plan, config);
     let started = started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let new = JobFile::new(id, started, plan.source_names.clone(), shown(&plan.root), options);
+    let new = JobFile::new((id, secret), started, plan.source_names.clone(), shown(&plan.root), options);
     let require = |what: &str| match config.resume {
         Resume::Require => Err(format!("{place}: {what}: nothing to resume, as --resume=require wants")),
         _ => Ok(()),
     };
-    let old = match JobFile::read(dir) {
+    let mut old = match JobFile::read(dir) {
         Ok(Some(old)) => old,
         Ok(None) => {
             require("no earlier run of pcopy has left a job here")?;
@@ -81,6 +88,7 @@ pub(super) fn recall(dir: &OwnedFd, plan: &Plan, config: &Config, id: u64, start
         let note = format!("{place}: {what}; nothing that it recorded is used");
         return Ok(Recalled::new(other, true, vec![note]));
     }
+    old.secret.get_or_insert(secret);
     go_on(dir, &path, old)
 }
 

@@ -4,6 +4,7 @@
 mod bound;
 mod filter;
 mod glob;
+mod ids;
 mod owners;
 mod selection;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use filter::{Filter, Rule};
 pub use glob::{Glob, GlobError};
+pub use ids::IdMap;
 pub use owners::{From, OwnerMap, OwnerRule};
 pub use selection::{Selected, Selection, SelectionError};
 

@@ -13,11 +13,12 @@ pub use names::Names;
 
 use crate::policy::{Filter, Policy};
 use crate::types::{
-    Digest, Facts, Failure, Identity, Kind, LinkId, NameSet, Partial, RelPath, Stats, Temporary, Timestamp,
+    Digest, Facts, Failure, Identity, Kind, LinkId, Maker, NameSet, Partial, RelPath, Secret, Stats, Temporary,
+    Timestamp,
 };
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 8;
+pub const PROTOCOL_VERSION: u8 = 9;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -133,6 +134,10 @@ pub struct Records(#[serde(with = "serde_bytes")] pub Vec<u8>);
 pub struct Job {
     /// The same in every run of the job: names temporary files.
     pub id: u64,
+    /// What makes the names of temporary files, the same in every run of the job.
+    pub secret: Secret,
+    /// As what the destination shows what this job makes.
+    pub maker: Maker,
     /// Other jobs that left temporary files in the copy, which nobody will use.
     pub abandoned: Vec<u64>,
     pub sources: Vec<Source>,
@@ -354,6 +359,8 @@ pub struct FinishedDir {
     pub recorded: Option<KnownEntry>,
     /// Why it could not be made, or not be listed to its end.
     pub failure: Option<Failure>,
+    /// A private directory was made in it.
+    pub private: bool,
 }
 
 /// A directory when it was opened to be listed.
@@ -388,6 +395,8 @@ pub struct Report {
     pub halting: Option<(RelPath, Failure)>,
     /// Of the failures, the first few; `ended` counts them all.
     pub failures: Vec<(RelPath, Failure)>,
+    /// The tasks, by their numbers, in whose directories a private one was made, which goes when they are finished.
+    pub private: Vec<u32>,
 }
 
 /// What a task hands back.

@@ -128,7 +128,7 @@ fn task() -> impl Strategy<Value = Task> {
             |(source, dirs)| {
                 let dirs = dirs
                     .into_iter()
-                    .map(|(path, failure)| FinishedDir { path, before: None, recorded: None, failure })
+                    .map(|(path, failure)| FinishedDir { path, before: None, recorded: None, failure, private: true })
                     .collect();
                 Task::FinishDirs { source, dirs }
             }
@@ -172,6 +172,8 @@ fn job() -> impl Strategy<Value = Job> {
     (any::<u64>(), path(), any::<Option<Vec<u8>>>(), any::<Option<usize>>(), any::<u64>()).prop_map(
         |(id, target, single, threads, range_len)| Job {
             id,
+            secret: Secret::new([7; 16]),
+            maker: Maker::of(4, 0o644),
             sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
             destination: b"/d".to_vec(),
             abandoned: vec![id, 1],
@@ -222,6 +224,7 @@ fn message() -> impl Strategy<Value = Message> {
                     full: true,
                     halting,
                     failures,
+                    private: vec![0, 7],
                 }))
             }),
         Just(Message::Stop),
@@ -300,7 +303,8 @@ fn an_oversized_frame_is_refused_on_both_sides() {
 
 #[test]
 fn a_path_that_leaves_the_root_is_refused_in_a_message() {
-    let dirs = vec![FinishedDir { path: RelPath::root().join(b"ab"), before: None, recorded: None, failure: None }];
+    let path = RelPath::root().join(b"ab");
+    let dirs = vec![FinishedDir { path, before: None, recorded: None, failure: None, private: false }];
     let good = Message::Work { id: 1, tasks: vec![Task::FinishDirs { source: 0, dirs }] };
     let frame = good.encode().expect("a small message");
     let at = frame.windows(2).position(|two| two == b"ab").expect("the name is in the frame");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Roots, failure};
+use crate::guard::Guard;
 use crate::proto::{DirBefore, Job, Names};
 use crate::retry::Retry;
 use crate::sys::{DirCache, Errno, Meta, Reading, Unsynced, list, open_dir_at};
@@ -35,6 +36,7 @@ pub struct Rooms {
     pub(super) source_metas: Vec<Meta>,
     pub(super) destination_meta: Meta,
     pub(super) reading: Reading,
+    pub(super) guard: Arc<Guard>,
     pub(super) unsynced: Option<Arc<Unsynced>>,
 }
 
@@ -47,6 +49,7 @@ impl Rooms {
             source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
             destination_meta: Meta::of(&roots.destination)?,
             reading: roots.reading,
+            guard: Arc::clone(&roots.guard),
             unsynced: roots.unsynced.clone(),
         })
     }
@@ -154,7 +157,7 @@ impl Lister {
             if !found.left_alone && self.list_into((&mut found, &mut seen), source, path, &dir) == TooLong::Yes {
                 return Ok(None);
             }
-            let there = self.retried(|me, again| me.make_dir(path, again))?;
+            let there = self.retried(|me, again| me.make_dir((source, path), &dir, again))?;
             let names = (!found.left_alone).then_some(seen);
             let mut before = DirBefore { names, ..DirBefore::new(&meta, there) };
             self.take_later_times(&dir, &mut before);

@@ -25,8 +25,10 @@ pub use lend::Lent;
 pub use lister::{Found, Listed, Lister, Rooms, names_in};
 use listing::Listing;
 use loops::Ancestor;
+pub use open::open_destination;
 pub use recorded::Recorded;
 
+use crate::guard::{EXCHANGED, Guard};
 use crate::journal::Block;
 use crate::policy::Selection;
 use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_LEN, Names};
@@ -114,6 +116,7 @@ pub struct Roots {
     pub destination: Arc<OwnedFd>,
     /// How sources are opened.
     pub reading: Reading,
+    pub guard: Arc<Guard>,
     /// Directories that have to be made durable on their own, if that has to be.
     pub unsynced: Option<Arc<Unsynced>>,
     /// Where a name may not be known yet.
@@ -355,7 +358,8 @@ impl Scanner {
         };
         let opened = self.lister.retried(|me, again| {
             let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
-            Ok((dir, meta, me.make_dir(&path, again)?))
+            let there = me.make_dir((source, &path), &dir, again)?;
+            Ok((dir, meta, there))
         });
         let (dir, meta, there) = match opened {
             Ok(opened) => opened,
@@ -445,5 +449,8 @@ impl Scanner {
 }
 
 fn failure(op: Op, side: Side, err: Errno) -> Failure {
+    if err == EXCHANGED {
+        return Failure::EXCHANGED;
+    }
     Failure { op, side, errno: err as i32 }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::loops::{Ancestor, is_inside};
 use super::{Lister, MAX_PATH_LEN, failure};
-use crate::proto::DirBefore;
-use crate::sys::{DirThere, Errno, Meta, make_dir, mode_before, strip_dir_acls, use_dir};
+use crate::guard::{Guard, Position};
+use crate::proto::{DirBefore, Job};
+use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, strip_dir_acls};
 use crate::types::{Failure, Op, RelPath, Side};
 
 impl Lister {
@@ -45,39 +46,76 @@ impl Lister {
         Ok((dir, meta))
     }
 
-    /// Makes the directory at the destination, or uses the one that is there already. When it is tried `again` the first
-    /// time may have made it.
-    pub(super) fn make_dir(&mut self, path: &RelPath, again: bool) -> Result<DirThere, Failure> {
-        let job = Arc::clone(&self.rooms.job);
+    /// Makes the directory at the destination, or uses the one that is there already; `from` is the source's. When it is tried
+    /// `again` the first time may have made it.
+    pub(super) fn make_dir(
+        &mut self,
+        (source, path): (u16, &RelPath),
+        from: &OwnedFd,
+        again: bool,
+    ) -> Result<DirThere, Failure> {
+        let rooms = Arc::clone(&self.rooms);
+        let job = &rooms.job;
         let Some((above, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            let mode = mode_before(&self.rooms.destination_meta).filter(|_| !job.fresh);
+            let mode = mode_before(&rooms.destination_meta).filter(|_| !job.fresh);
             return Ok(DirThere { mode, lent: false });
         };
-        let parent = self.destination.open(0, &above).map_err(|err| failure(Op::Open, Side::Destination, err))?;
-        let make = || make_dir(parent.as_fd(), name, job.fresh && !again);
+        let failed = |op| move |err| failure(op, Side::Destination, err);
+        let parent = open_destination((&rooms.guard, job), (&mut self.destination, &mut self.sources), source, &above);
+        let parent = parent.map_err(failed(Op::Open))?;
+        let at = Position { above: parent.as_fd(), name, path };
+        let use_it = || rooms.guard.take(at, hold(at.above, name, false)?.as_fd(), from.as_fd());
+        let make = || match rooms.guard.make(at) {
+            Err(Errno::EEXIST) if !job.fresh || again => use_it(),
+            made => made,
+        };
         // most are there when the job goes on, and a look is cheaper than an attempt
         let there = if job.generation > 1 && !job.fresh {
-            match use_dir(parent.as_fd(), name) {
+            match use_it() {
                 Err(Errno::ENOENT) => make(),
                 there => there,
             }
         } else {
             make()
         };
-        let there = there.map_err(|err| failure(Op::Mkdir, Side::Destination, err))?;
+        let there = there.map_err(failed(Op::Mkdir))?;
         let is_new = there.mode.is_none();
         if job.fresh && !is_new {
             return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
         }
         // what this job has made hands no ACL down before it is finished
         if is_new && !job.fresh && job.policy.strips_inherited_acls() {
-            strip_dir_acls(parent.as_fd(), name).map_err(|err| failure(Op::Xattr, Side::Destination, err))?;
+            strip_dir_acls(parent.as_fd(), name).map_err(failed(Op::Xattr))?;
         }
-        if let Some(unsynced) = self.rooms.unsynced.as_ref().filter(|_| is_new) {
+        if let Some(unsynced) = rooms.unsynced.as_ref().filter(|_| is_new) {
             unsynced.add(&above);
         }
         Ok(there)
     }
+}
+
+/// Opens a directory of the copy to reach its entries. Each on the way to it is proved to be the copy's.
+///
+/// # Errors
+/// Those of open(2); [`EXCHANGED`](crate::guard::EXCHANGED).
+pub fn open_destination(
+    (guard, job): (&Guard, &Job),
+    (destination, sources): (&mut DirCache, &mut DirCache),
+    source: u16,
+    path: &RelPath,
+) -> Result<Arc<OwnedFd>, Errno> {
+    if !guard.watches() {
+        return destination.open(0, path);
+    }
+    let top = &job.sources[usize::from(source)].target;
+    destination.open_checked(0, path, |above, path, dir| {
+        let path = RelPath::new(path.to_vec()).map_err(|_| Errno::EINVAL)?;
+        // what is above the source's own place has no counterpart
+        let Some(below) = path.strip(top) else { return Ok(()) };
+        let name = path.split().map(|(_, name)| name).unwrap_or_default();
+        let source_meta = || Meta::known(sources.open(usize::from(source), &below)?.as_fd());
+        guard.check(Position { above, name, path: &path }, dir, source_meta)
+    })
 }
 
 impl DirBefore {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `pcopy_job`, `oldest_reader` | version of the format; oldest version whose readers understand it |
 //! | `id` | number of the job, 16 hexadecimal digits: part of temporary names, and of its journals' headers |
+//! | `secret` | 32 hexadecimal digits: temporary names are made of it. Not in what earlier versions wrote, which made names that anybody can make: their temporary files are not used |
 //! | `started` | of the first run, UTC, RFC 3339 |
 //! | `began` | the same by the destination's clock: `sec` and `nsec` since 1970 |
 //! | `sources` | as they were given: `path` (absolute, without symbolic links, control bytes and what is not UTF-8 escaped), `given` (the user's words), `contents`: it was to go into the destination without its name; `is_dir` |
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::sys::{Errno, Reading, close, create_new, open_read, remove_file, rename, sync_dir};
-use crate::types::Timestamp;
+use crate::types::{Secret, Timestamp};
 
 const FORMAT_VERSION: u32 = 1;
 const OLDEST_READER: u32 = 1;
@@ -40,6 +41,8 @@ pub struct JobFile {
     oldest_reader: u32,
     #[serde(with = "hex")]
     pub id: u64,
+    #[serde(default, with = "hex_secret", skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
     pub started: String,
     pub began: Timestamp,
     pub sources: Vec<SourceName>,
@@ -87,7 +90,7 @@ pub enum JobFileError {
 impl JobFile {
     /// Of a job that has not begun.
     pub fn new(
-        id: u64,
+        (id, secret): (u64, Secret),
         started: String,
         sources: Vec<SourceName>,
         root: String,
@@ -97,6 +100,7 @@ impl JobFile {
             pcopy_job: FORMAT_VERSION,
             oldest_reader: OLDEST_READER,
             id,
+            secret: Some(secret),
             started,
             began: Timestamp::default(),
             sources,
@@ -179,6 +183,22 @@ mod hex {
     }
 }
 
+mod hex_secret {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::types::Secret;
+
+    pub(super) fn serialize<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+        let secret = secret.expect("none is left out").bytes();
+        to.serialize_str(&format!("{:032x}", u128::from_be_bytes(secret)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+        let bytes = u128::from_str_radix(&String::deserialize(from)?, 16).map_err(D::Error::custom)?;
+        Ok(Some(Secret::new(bytes.to_be_bytes())))
+    }
+}
+
 mod hex_list {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -206,7 +226,7 @@ mod tests {
         let options = BTreeMap::from([("digest".to_string(), Value::Bool(true)), ("x".to_string(), Value::Null)]);
         JobFile {
             abandoned: vec![7],
-            ..JobFile::new(0xabc, "2026-11-21T00:00:00Z".into(), sources, "/b".into(), options)
+            ..JobFile::new((0xabc, Secret::new([3; 16])), "2026-11-21T00:00:00Z".into(), sources, "/b".into(), options)
         }
     }
 
@@ -219,6 +239,7 @@ mod tests {
         assert_eq!(JobFile::read(&dir).expect("read"), Some(job()));
         let text = std::fs::read_to_string(home.path().join(JOB_NAME)).expect("text");
         assert!(text.contains(r#""id": "0000000000000abc""#), "{text}");
+        assert!(text.contains(r#""secret": "03030303030303030303030303030303""#), "{text}");
         let newer = text.replacen('{', r#"{"later": [1], "#, 1).replace(r#""pcopy_job": 1"#, r#""pcopy_job": 2"#);
         std::fs::write(home.path().join(JOB_NAME), newer).expect("written");
         let read = JobFile::read(&dir).expect("read").expect("there");

@@ -19,7 +19,8 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use crate::proto::Job;
-use crate::sys::{Errno, Meta, Reading, list, open_dir_at, open_root, remove_file};
+use crate::sys::{Errno, Meta, Reading, list, open_dir_at, open_root, remove_dir, remove_file};
+use crate::types::RelPath;
 
 /// Its name; a source's own one, from an earlier copy, is not copied.
 pub const DIR_NAME: &[u8] = b".pcopy";
@@ -32,32 +33,97 @@ pub fn marker_name(job_id: u64) -> Vec<u8> {
     format!(".pcopy-{job_id:016x}.here").into_bytes()
 }
 
-/// The name of a temporary file of a job, in the directory that its entry is to be in.
+/// The name of a temporary file of a job, in the private directory of the directory that its entry is to be in.
 pub fn temporary_name(job_id: u64, hash: &[u8; 32]) -> Vec<u8> {
-    let hash = u64::from_be_bytes(*hash.first_chunk().expect("32 bytes"));
-    format!(".pcopy-{job_id:016x}-{hash:016x}.tmp").into_bytes()
+    let hash = u128::from_be_bytes(*hash.first_chunk().expect("32 bytes"));
+    format!(".pcopy-{job_id:016x}-{hash:032x}.tmp").into_bytes()
 }
 
-/// Whether a name is that of a temporary file, or of the marker, of this job.
-fn is_temporary(name: &[u8], job_id: u64) -> bool {
+/// The name of the private directory in a directory of the copy.
+pub fn private_name(job: &Job, dir: &RelPath) -> Vec<u8> {
+    let hash = hash_of(job, b"private", dir);
+    format!(".pcopy-{:016x}-{hash:032x}.d", job.id).into_bytes()
+}
+
+/// The name of the file that tells of a directory of the copy, which is not finished, that it is the one of this path.
+pub fn mark_name(job: &Job, dir: &RelPath) -> Vec<u8> {
+    temporary_name(job.id, &hash_of(job, b"mark", dir).to_be_bytes().repeat(2).try_into().expect("32 bytes"))
+}
+
+fn hash_of(job: &Job, what: &[u8], dir: &RelPath) -> u128 {
+    let mut hasher = blake3::Hasher::new_keyed(&job.secret.key());
+    hasher.update(what).update(&[0]).update(dir.as_bytes());
+    u128::from_be_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
+}
+
+/// What a name in the copy is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Temporary {
+    /// A temporary file, a mark, or the marker.
+    File,
+    /// A private directory.
+    Dir,
+}
+
+/// Whether a name is one of this job's own.
+fn temporary_kind(name: &[u8], job_id: u64) -> Option<Temporary> {
     // nearly every name that is asked about is not even like one
-    let rest = name.strip_prefix(b".pcopy-").and_then(|rest| rest.strip_prefix(format!("{job_id:016x}").as_bytes()));
-    rest.is_some_and(|rest| rest == b".here" || (rest.len() == 21 && rest.starts_with(b"-") && rest.ends_with(b".tmp")))
+    let rest = name.strip_prefix(b".pcopy-")?.strip_prefix(format!("{job_id:016x}").as_bytes())?;
+    let dot = rest.iter().rposition(|&b| b == b'.')?;
+    match (&rest[..dot], &rest[dot + 1..]) {
+        (b"", b"here") => Some(Temporary::File),
+        // 16 digits were written by versions before 0.3
+        ([b'-', hash @ ..], b"tmp") if matches!(hash.len(), 16 | 32) => Some(Temporary::File),
+        ([b'-', hash @ ..], b"d") if hash.len() == 32 => Some(Temporary::Dir),
+        _ => None,
+    }
+}
+
+/// Whether a name is that of a mark, or of another file that the job makes for a while.
+pub fn is_temporary_file(name: &[u8], job: &Job) -> bool {
+    temporary_kind(name, job.id) == Some(Temporary::File)
 }
 
 /// Removes from a directory what earlier runs of a job, and the jobs that it took the place of, have left.
 ///
 /// # Errors
-/// Those of open(2), readdir(3) and unlinkat(2).
+/// Those of open(2), readdir(3), unlinkat(2) and rmdir(2).
 pub fn remove_temporaries(dir: BorrowedFd<'_>, job: &Job) -> Result<(), Errno> {
     let mut left = Vec::new();
     list(open_dir_at(dir, b".", Reading::default())?, |entry| {
-        if is_temporary(entry.name, job.id) || job.abandoned.iter().any(|id| is_temporary(entry.name, *id)) {
-            left.push(entry.name.to_vec());
-        }
+        let ids = [job.id].into_iter().chain(job.abandoned.iter().copied());
+        left.extend(ids.filter_map(|id| Some((entry.name.to_vec(), temporary_kind(entry.name, id)?))));
         ControlFlow::Continue(())
     })?;
-    left.iter().try_for_each(|name| remove_file(dir, name))
+    left.iter().try_for_each(|(name, kind)| match kind {
+        // whoever owns the directory may be quicker, or may have made a directory of this name
+        Temporary::File => match remove_file(dir, name) {
+            Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
+            removed => removed,
+        },
+        Temporary::Dir => remove_private_dir(dir, name, job),
+    })
+}
+
+/// Removes a private directory and what is in it, if it is this user's alone: others may have given its name to one of theirs.
+///
+/// # Errors
+/// Those of open(2), readdir(3), unlinkat(2) and rmdir(2).
+pub fn remove_private_dir(dir: BorrowedFd<'_>, name: &[u8], job: &Job) -> Result<(), Errno> {
+    let private = match open_dir_at(dir, name, Reading::default()) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => return Ok(()),
+        opened => opened?,
+    };
+    let meta = Meta::of(&private)?;
+    if !job.maker.is_alone(meta.uid, meta.mode) {
+        return Ok(());
+    }
+    remove_temporaries(private.as_fd(), job)?;
+    match remove_dir(dir, name) {
+        // what else is in it is not the job's; nor is what others give its name to
+        Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// The name under which an older manifest is kept.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{Handle, Meta, Reading, strip_acls};
 use crate::types::{Kind, RelPath};
@@ -82,39 +82,37 @@ pub struct DirThere {
     pub lent: bool,
 }
 
-/// Makes the directory `name` in `dir`, for its owner alone until it is finished. One that is already there will do,
-/// unless `fresh`; it is made writable for its owner, until it is finished. Anything else is `ENOTDIR`.
+/// Makes the directory `name` in `dir`, for its owner alone until it is finished.
 ///
 /// # Errors
-/// Those of mkdir(2) and chmod(2).
-pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> Result<DirThere, Errno> {
-    match mkdirat(dir, name, Mode::from_bits_truncate(UNFINISHED_DIR_MODE)) {
-        Err(Errno::EEXIST) if !fresh => {}
-        made => return made.map(|()| DirThere::default()),
-    }
-    use_dir(dir, name)
-}
-
-/// Uses the directory that is there, as [`make_dir`] does.
-///
-/// # Errors
-/// Those of stat(2) and chmod(2); `ENOTDIR`.
-pub fn use_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<DirThere, Errno> {
-    let there = Meta::at(dir, name)?;
-    if there.kind != Some(Kind::Dir) {
-        return Err(Errno::ENOTDIR);
-    }
-    let lent = there.mode & 0o700 != 0o700 && there.uid == geteuid().as_raw();
-    if lent {
-        Handle::Named(dir, name).set_mode(there.mode | 0o700)?;
-    }
-    Ok(DirThere { mode: mode_before(&there), lent })
+/// Those of mkdir(2).
+pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    mkdirat(dir, name, Mode::from_bits_truncate(UNFINISHED_DIR_MODE))
 }
 
 /// The mode that a directory had before the job; `None` when it was made by a run that was killed.
 pub fn mode_before(there: &Meta) -> Option<u32> {
     // setgid comes from the directory that it is in
     (there.mode & 0o1777 != UNFINISHED_DIR_MODE).then_some(there.mode)
+}
+
+/// Makes a directory for this user alone; one that is there will do, if it is one.
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn make_private_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match mkdirat(dir, name, Mode::S_IRWXU) {
+        Err(Errno::EEXIST) => Ok(()),
+        made => made,
+    }
+}
+
+/// Removes an empty directory.
+///
+/// # Errors
+/// Those of rmdir(2).
+pub fn remove_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 /// Removes the ACLs that a new directory got from the one that it is in: they are not the source's, and would go on
@@ -170,6 +168,19 @@ impl DirCache {
     /// # Errors
     /// Those of open(2), of the first directory on the way that cannot be opened.
     pub fn open(&mut self, root: usize, path: &RelPath) -> Result<Arc<OwnedFd>, Errno> {
+        self.open_checked(root, path, |_, _, _| Ok(()))
+    }
+
+    /// The same; each directory on the way that is not open yet is given to `check`: the one that it is in, its path, itself.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; what `check` says.
+    pub fn open_checked(
+        &mut self,
+        root: usize,
+        path: &RelPath,
+        mut check: impl FnMut(BorrowedFd<'_>, &[u8], BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result<Arc<OwnedFd>, Errno> {
         let path = path.as_bytes();
         // the nearest open ancestor; further up than the cache is deep there can be none but by chance
         let ancestors = std::iter::successors((!path.is_empty()).then_some(path.len()), |&end| {
@@ -180,8 +191,10 @@ impl DirCache {
         let rest = path[end..].split(|&b| b == b'/').filter(|name| !name.is_empty());
         let mut left = rest.clone().count();
         for name in rest {
-            fd = Arc::new(reach_dir_at(fd.as_fd(), name, self.follow)?);
+            let above = fd;
+            fd = Arc::new(reach_dir_at(above.as_fd(), name, self.follow)?);
             end += name.len() + usize::from(end > 0);
+            check(above.as_fd(), &path[..end], fd.as_fd())?;
             // of a long way only its end is worth keeping
             if left <= self.capacity {
                 self.keep(root, &path[..end], &fd);
@@ -311,7 +324,7 @@ mod tests {
         for depth in 0..200 {
             let name = format!("a-name-of-some-length-so-that-the-path-is-long-{depth}");
             let dir = cache.open(0, &path).expect("the parent opens");
-            make_dir(dir.as_fd(), name.as_bytes(), false).expect("made");
+            make_dir(dir.as_fd(), name.as_bytes()).expect("made");
             path = path.join(name.as_bytes());
         }
         assert!(path.as_bytes().len() > 4096 && cache.open(0, &path).is_ok());
@@ -328,7 +341,7 @@ mod tests {
         let link = RelPath::root().join(b"link");
         assert!(cache.open(0, &link).is_err() && cache.open(0, &link.join(b"bin")).is_err());
         let root = open_root(base.path()).expect("the root opens");
-        assert_eq!(make_dir(root.as_fd(), b"link", false), Err(Errno::ENOTDIR));
+        assert_eq!(make_dir(root.as_fd(), b"link"), Err(Errno::EEXIST));
         let mut following = DirCache::new(vec![Arc::new(root)], 40).reading(Reading { follow: true, noatime: false });
         assert!(following.open(0, &link.join(b"bin")).is_ok());
     }

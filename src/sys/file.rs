@@ -17,7 +17,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{SysconfVar, UnlinkatFlags, Whence, fdatasync, fsync, ftruncate, lseek64, syncfs, sysconf, unlinkat};
 
-use super::meta::statx;
+use super::meta::{path_of, statx};
 use super::{Buffer, Call, Meta, open_dir_at};
 
 /// Never through a symbolic link, never waiting for a fifo's other end, never a terminal.
@@ -53,6 +53,14 @@ impl Reading {
 /// Those of open(2); a symbolic link that is not followed is `ELOOP`.
 pub fn open_read(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<OwnedFd, Errno> {
     how.open(dir, name, OFlag::O_RDONLY | FILE_FLAGS)
+}
+
+/// Opens a file that is held for reading.
+///
+/// # Errors
+/// Those of open(2); `ENOENT` where there is no /proc to reach it by.
+pub fn reopen(held: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    open(path_of(held).as_c_str(), OFlag::O_RDONLY | FILE_FLAGS.difference(OFlag::O_NOFOLLOW), Mode::empty())
 }
 
 /// Opens a file that is there for writing.
@@ -95,16 +103,24 @@ pub fn rename(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> 
     renameat(dir, from, dir, to)
 }
 
-/// Gives a name in `dir` another name there that is not taken; `EEXIST` when it is.
+/// Gives a name in one directory another name in a second one, in place of what has it there.
+///
+/// # Errors
+/// Those of renameat(2).
+pub fn move_entry(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    renameat(from.0, from.1, to.0, to.1)
+}
+
+/// The same where the name is not taken; `EEXIST` when it is.
 ///
 /// # Errors
 /// Those of renameat2(2).
-pub fn rename_new(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> Result<(), Errno> {
-    match renameat2(dir, from, dir, to, RenameFlags::RENAME_NOREPLACE) {
+pub fn rename_new(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    match renameat2(from.0, from.1, to.0, to.1, RenameFlags::RENAME_NOREPLACE) {
         // a file system without it: somebody may take the name between the two calls
-        Err(err) if Call::RenameFlags.allows(err) => match Meta::at(dir, to) {
+        Err(err) if Call::RenameFlags.allows(err) => match Meta::at(to.0, to.1) {
             Ok(_) => Err(Errno::EEXIST),
-            Err(Errno::ENOENT) => rename(dir, from, to),
+            Err(Errno::ENOENT) => move_entry(from, to),
             Err(err) => Err(err),
         },
         renamed => renamed,
@@ -215,14 +231,15 @@ pub fn errno_of_lost_write(fd: BorrowedFd<'_>, len: u64) -> Errno {
     if fstatvfs(fd).is_ok_and(|found| left(found) < len) { Errno::ENOSPC } else { Errno::EIO }
 }
 
+/// statfs(2): FUSE, NFS, CIFS, SMB, SMB2, 9P, Ceph.
+const REMOTE: [i64; 7] = [0x6573_5546, 0x6969, 0xff53_4d42, 0x517b, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+
 /// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,
 /// where only fsync of each file does.
 ///
 /// # Errors
 /// Those of fstatfs(2).
 pub fn syncfs_reaches(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    // statfs(2): FUSE, NFS, CIFS, SMB, SMB2, 9P, Ceph
-    const REMOTE: [i64; 7] = [0x6573_5546, 0x6969, 0xff53_4d42, 0x517b, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
     Ok(!REMOTE.contains(&fstatfs(fd)?.filesystem_type().0))
 }
 
@@ -434,9 +451,8 @@ impl End {
 
     /// Opens the file again without `O_DIRECT`: a server that hands the flag on takes only what its own storage takes.
     fn open_plain(&mut self, access: OFlag) -> Result<(), Errno> {
-        let path = format!("/proc/self/fd/{}", self.plain.as_raw_fd());
         let flags = FILE_FLAGS.difference(OFlag::O_NOFOLLOW) | access;
-        let plain = open(path.as_str(), flags, Mode::empty())?;
+        let plain = open(path_of(self.plain.as_fd()).as_c_str(), flags, Mode::empty())?;
         self.plain_is_direct = false;
         close(std::mem::replace(&mut self.plain, plain))
     }
@@ -453,6 +469,14 @@ impl End {
                 fd.try_clone_to_owned().map_err(|err| err.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
             close(again)
         })
+    }
+
+    /// Closes the second descriptor, if there is one.
+    ///
+    /// # Errors
+    /// Those of close(2).
+    pub fn close_direct(&mut self) -> Result<(), Errno> {
+        self.direct.take().map_or(Ok(()), |direct| close(direct.fd))
     }
 
     /// Closes both descriptors.
@@ -481,6 +505,11 @@ fn direct_alignment(fd: BorrowedFd<'_>) -> Option<usize> {
 /// Whether a file is on a file system in user space, as far as is known.
 pub fn is_on_fuse(fd: BorrowedFd<'_>) -> bool {
     file_system_of(fd).is_ok_and(|fs| fs == FUSE_SUPER_MAGIC)
+}
+
+/// Whether a file is on a file system whose calls a server carries out, as far as is known: over FUSE or a network.
+pub fn is_on_server(fd: BorrowedFd<'_>) -> bool {
+    file_system_of(fd).is_ok_and(|fs| REMOTE.contains(&fs.0))
 }
 
 /// The type of the file system that an open file is on. Asked once a device: for some it is a request to a server.

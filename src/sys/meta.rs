@@ -2,10 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, lstat, major,
     makedev, minor, mknodat, stat, utimensat,
@@ -54,6 +55,20 @@ impl Meta {
     /// Those of statx(2).
     pub fn of_now(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         match statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS) {
+            // a kernel or a sandbox without it
+            Err(Errno::ENOSYS) => Self::of(fd),
+            asked => asked.map(|st| Self::from(&st)),
+        }
+    }
+
+    /// What the kernel knows of the type, the links, the owner and the mode of a descriptor, without asking a server. The rest does not
+    /// count.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn known(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        const OWNER: u32 = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_NLINK | libc::STATX_UID | libc::STATX_GID;
+        match statx(fd, libc::AT_STATX_DONT_SYNC, OWNER) {
             // a kernel or a sandbox without it
             Err(Errno::ENOSYS) => Self::of(fd),
             asked => asked.map(|st| Self::from(&st)),
@@ -181,74 +196,99 @@ pub struct Owner {
     pub gid: Option<u32>,
 }
 
-/// An entry to look at or to change: open, or by its name in an open directory.
+/// An entry to look at and to change: by a descriptor only, so that every call is about the same one, whatever its name
+/// leads to by then.
 #[derive(Clone, Copy)]
 pub enum Handle<'a> {
+    /// Open for reading or writing.
     Open(BorrowedFd<'a>),
-    /// Of a symbolic link itself.
-    Named(BorrowedFd<'a>, &'a [u8]),
-    /// What a symbolic link there leads to.
-    Reached(BorrowedFd<'a>, &'a [u8]),
+    /// One of [`hold`], which is not open: of a symbolic link itself.
+    Held(BorrowedFd<'a>),
 }
 
 impl Handle<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        let (Self::Open(fd) | Self::Held(fd)) = self;
+        *fd
+    }
+
     /// What stat(2) says of it.
     ///
     /// # Errors
-    /// Those of fstatat(2).
+    /// Those of fstat(2).
     pub fn meta(self) -> Result<Meta, Errno> {
-        match self {
-            Self::Open(fd) => Meta::of(fd),
-            Self::Named(dir, name) => Meta::at(dir, name),
-            Self::Reached(dir, name) => Meta::reached(dir, name),
-        }
+        Meta::of(self.fd())
+    }
+
+    /// The same, asked of the file system: see [`Meta::of_now`].
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn meta_now(self) -> Result<Meta, Errno> {
+        Meta::of_now(self.fd())
     }
 
     /// Sets the owner. Clears setuid, setgid and capabilities.
     ///
     /// # Errors
-    /// Those of fchownat(2).
+    /// Those of fchown(2) and fchownat(2).
     pub fn set_owner(self, owner: Owner) -> Result<(), Errno> {
         let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
         match self {
             Self::Open(fd) => fchown(fd, uid, gid),
-            Self::Named(dir, name) => fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW),
-            Self::Reached(dir, name) => fchownat(dir, name, uid, gid, AtFlags::empty()),
+            Self::Held(fd) => fchownat(fd, c"", uid, gid, AtFlags::AT_EMPTY_PATH),
         }
     }
 
     /// Sets permission bits (below 0o10000). A symbolic link has none.
     ///
     /// # Errors
-    /// Those of fchmodat(2).
+    /// Those of fchmod(2) and chmod(2); `ENOENT` where an entry that is only held cannot be reached, for want of /proc.
     pub fn set_mode(self, mode: u32) -> Result<(), Errno> {
         let mode = Mode::from_bits_truncate(mode);
         match self {
             Self::Open(fd) => fchmod(fd, mode),
-            Self::Named(dir, name) => fchmodat(dir, name, mode, FchmodatFlags::NoFollowSymlink),
-            Self::Reached(dir, name) => fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink),
+            Self::Held(fd) => fchmodat(AT_FDCWD, path_of(fd).as_c_str(), mode, FchmodatFlags::FollowSymlink),
         }
     }
 
     /// Sets access and modification time.
     ///
     /// # Errors
-    /// Those of utimensat(2).
+    /// Those of futimens(3) and utimensat(2); `ENOENT` as of [`Self::set_mode`].
     pub fn set_times(self, atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
         let (atime, mtime) = (time_spec(atime), time_spec(mtime));
         match self {
             Self::Open(fd) => futimens(fd, &atime, &mtime),
-            Self::Named(dir, name) => utimensat(dir, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink),
-            Self::Reached(dir, name) => utimensat(dir, name, &atime, &mtime, UtimensatFlags::FollowSymlink),
+            // the kernel takes an empty path here since 5.8 only
+            Self::Held(fd) => {
+                utimensat(AT_FDCWD, path_of(fd).as_c_str(), &atime, &mtime, UtimensatFlags::FollowSymlink)
+            }
         }
     }
+}
+
+/// A path that leads to what a descriptor is of, for calls that take no descriptor of this kind: proc(5). Of a symbolic link
+/// it leads to the link itself.
+pub(super) fn path_of(fd: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits and slashes")
+}
+
+/// Takes hold of what has a name in a directory, or of what a symbolic link there leads to if `follow`, without opening it:
+/// no file system is asked for it, no fifo waits, no device acts.
+///
+/// # Errors
+/// Those of open(2).
+pub fn hold(dir: BorrowedFd<'_>, name: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
+    let follow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    openat(dir, name, OFlag::O_PATH | OFlag::O_CLOEXEC | follow, Mode::empty())
 }
 
 fn time_spec(time: Timestamp) -> TimeSpec {
     TimeSpec::new(time.sec, i64::from(time.nsec))
 }
 
-/// The target of a symbolic link.
+/// The target of a symbolic link; of one that is held, with an empty name.
 ///
 /// # Errors
 /// Those of readlinkat(2).
@@ -280,12 +320,13 @@ pub fn make_node(dir: BorrowedFd<'_>, name: &[u8], kind: Kind, rdev: u64) -> Res
     mknodat(dir, name, flag, Mode::S_IRUSR | Mode::S_IWUSR, rdev)
 }
 
-/// Gives a second name to a file; of a symbolic link, to the link itself.
+/// Gives a second name to an entry that is held; of a symbolic link, to the link itself.
 ///
 /// # Errors
-/// Those of linkat(2).
-pub fn link(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
-    linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+/// Those of linkat(2); `ENOENT` as of [`Handle::set_mode`].
+pub fn link(from: BorrowedFd<'_>, to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    // an empty path wants a capability
+    linkat(AT_FDCWD, path_of(from).as_c_str(), to.0, to.1, AtFlags::AT_SYMLINK_FOLLOW)
 }
 
 #[cfg(test)]

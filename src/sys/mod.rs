@@ -12,9 +12,11 @@ mod answers;
 mod buffer;
 mod dir;
 mod file;
+mod lease;
 mod loaded;
 mod meta;
 mod mounts;
+mod random;
 mod share;
 mod signal;
 mod unsynced;
@@ -24,20 +26,25 @@ mod xattr;
 pub use answers::{Answer, Call};
 pub use buffer::Buffer;
 pub use dir::{
-    DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, mode_before, open_dir_at, open_root,
-    strip_dir_acls, use_dir,
+    DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, make_private_dir, mode_before, open_dir_at,
+    open_root, remove_dir, strip_dir_acls,
 };
 pub use file::{
-    End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, lock_file, next_data, open_read,
-    open_write, remove_file, rename, rename_new, set_len, space, sync_data, sync_dir, sync_file, sync_file_system,
-    sync_open_dir, syncfs_reaches,
+    End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, is_on_server, lock_file, move_entry,
+    next_data, open_read, open_write, remove_file, rename, rename_new, reopen, set_len, space, sync_data, sync_dir,
+    sync_file, sync_file_system, sync_open_dir, syncfs_reaches,
 };
+pub use lease::{Lease, ignore_breaks};
 pub use loaded::is_loaded;
-pub use meta::{Handle, Meta, Owner, link, make_node, make_symlink, read_link};
+pub use meta::{Handle, Meta, Owner, hold, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
+pub use random::random_bytes;
 pub use share::{never_shares, share_blocks};
 pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
-pub use xattr::{CopiedXattrs, Stripped, XattrError, copy_xattrs, drop_other_xattrs, has_default_acl, strip_acls};
+pub use xattr::{
+    Class, Narrowed, SetXattrs, Stripped, XattrError, Xattrs, drop_other_xattrs, has_access_acl, has_default_acl,
+    strip_acls,
+};

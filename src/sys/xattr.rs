@@ -1,5 +1,5 @@
 //! Extended attributes, ACLs and capabilities among them. An entry that cannot be opened (a symbolic link, a device) is
-//! reached through /proc/self/fd, because Linux has no call for attributes that takes a directory.
+//! reached through /proc/self/fd, because Linux has no call for attributes that takes a descriptor which is only held.
 
 #![allow(unsafe_code)]
 
@@ -8,19 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
+use super::meta::path_of;
 use super::{Answer, Call, Handle, Reading, open_dir_at};
-
-/// What became of an entry's attributes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CopiedXattrs {
-    /// How many are there now.
-    pub set: usize,
-    /// How many the destination cannot hold, or this user may not set; ACLs apart.
-    pub unkept: usize,
-    pub unkept_acls: usize,
-    /// Where the access ACL was not copied: what the owning group may do, three bits.
-    pub group_without_acl: Option<u32>,
-}
 
 /// Which side of the copying of attributes failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,53 +18,127 @@ pub enum XattrError {
     Writing(Errno),
 }
 
-/// Copies the attributes that `wants` says, given the name and whether it is an ACL.
-///
-/// # Errors
-/// Those of listxattr(2), getxattr(2) and setxattr(2) that do not mean that the destination cannot hold them.
-pub fn copy_xattrs(
-    from: Handle<'_>,
-    to: Handle<'_>,
-    wants: impl Fn(&[u8], bool) -> bool,
-) -> Result<CopiedXattrs, XattrError> {
-    let mut copied = CopiedXattrs::default();
-    let from = Target::new(from).map_err(XattrError::Reading)?;
-    let names = match from.list() {
-        Ok(names) if names.is_empty() => return Ok(copied),
-        Ok(names) => names,
-        Err(err) if Call::ListXattr.allows(err) => return Ok(copied),
-        Err(err) => return Err(XattrError::Reading(err)),
-    };
-    let to = Target::new(to).map_err(XattrError::Writing)?;
-    for name in names.split_inclusive(|&b| b == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let is_acl = is_acl(name);
-        let wanted = wants(name.to_bytes(), is_acl);
-        if !wanted && name != ACCESS_ACL {
-            continue;
-        }
-        let value = match from.get(name) {
-            Ok(value) => value,
-            // removed since it was listed
-            Err(err) if Call::GetXattr.answer(err) == Some(Answer::Absent) => continue,
-            Err(err) => return Err(XattrError::Reading(err)),
+/// In which order attributes are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// While the entry is for nobody else.
+    Plain,
+    /// Once it has its owner: says who may do what to it.
+    Acl,
+    /// Last: file capabilities, which a change of the owner removes.
+    Privilege,
+}
+
+/// The attributes of a source that its copy is to have.
+#[derive(Debug, Default)]
+pub struct Xattrs {
+    all: Vec<(CString, Vec<u8>, Class)>,
+    /// Where the access ACL is not copied.
+    without_acl: Option<Narrowed>,
+}
+
+/// What the group and all others may do at most where an ACL is missing: three bits each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Narrowed {
+    pub group: u32,
+    pub others: u32,
+}
+
+/// What became of the attributes of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetXattrs {
+    /// How many are there now.
+    pub set: usize,
+    /// How many the destination cannot hold, or this user may not set.
+    pub unkept: usize,
+    /// The access ACL is among those that are not there.
+    pub without_acl: Option<Narrowed>,
+}
+
+impl Xattrs {
+    /// Reads those that `wants` says, given the name and whether it is an ACL.
+    ///
+    /// # Errors
+    /// Those of listxattr(2) and getxattr(2) that do not mean that there are none.
+    pub fn read(from: Handle<'_>, wants: impl Fn(&[u8], bool) -> bool) -> Result<Self, Errno> {
+        let mut found = Self::default();
+        let from = Target::new(from);
+        let names = match from.list() {
+            Err(err) if Call::ListXattr.allows(err) => return Ok(found),
+            listed => listed?,
         };
-        if !wanted {
-            copied.group_without_acl = group_of_acl(&value);
-            continue;
-        }
-        match to.set(name, &value) {
-            Ok(()) => copied.set += 1,
-            Err(err) if Call::SetXattr.allows(err) => {
-                *(if is_acl { &mut copied.unkept_acls } else { &mut copied.unkept }) += 1;
-                if name == ACCESS_ACL {
-                    copied.group_without_acl = group_of_acl(&value);
-                }
+        for name in names.split_inclusive(|&b| b == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+            let wanted = wants(name.to_bytes(), is_acl(name));
+            if !wanted && name != ACCESS_ACL {
+                continue;
             }
-            Err(err) => return Err(XattrError::Writing(err)),
+            let value = match from.get(name) {
+                // removed since it was listed
+                Err(err) if Call::GetXattr.answer(err) == Some(Answer::Absent) => continue,
+                value => value?,
+            };
+            if wanted {
+                found.all.push((name.to_owned(), value, class_of(name)));
+            } else {
+                // who is named in an ACL that is not wanted is as all others are
+                found.without_acl = Narrowed::by(&value, false);
+            }
         }
+        Ok(found)
     }
-    Ok(copied)
+
+    /// Whether there are any of a class.
+    pub fn has(&self, class: Class) -> bool {
+        self.all.iter().any(|(_, _, of)| *of == class)
+    }
+
+    /// Sets those of a class.
+    ///
+    /// # Errors
+    /// Those of setxattr(2) that do not mean that the destination cannot hold them.
+    pub fn set(&self, to: Handle<'_>, class: Class) -> Result<SetXattrs, Errno> {
+        let mut result = SetXattrs::default();
+        if class == Class::Acl {
+            result.without_acl = self.without_acl;
+        }
+        for (name, value, _) in self.all.iter().filter(|(_, _, of)| *of == class) {
+            match Target::new(to).set(name, value) {
+                Ok(()) => result.set += 1,
+                Err(err) if Call::SetXattr.allows(err) => {
+                    result.unkept += 1;
+                    if name.as_c_str() == ACCESS_ACL {
+                        result.without_acl = Narrowed::by(value, true);
+                    }
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(result)
+    }
+}
+
+impl Narrowed {
+    /// By an access ACL: the group may do what the mask has left it; and, if it `counts` who is named in it, nobody may do
+    /// what he could not do with it, because without it he is of the group, or one of the others. The format is the kernel's (linux/posix_acl_xattr.h): a version in four bytes, then tag, permissions (two
+    /// bytes each) and id (four).
+    fn by(acl: &[u8], counts: bool) -> Option<Self> {
+        const USER: u16 = 0x02;
+        const GROUP_OBJ: u16 = 0x04;
+        const GROUP: u16 = 0x08;
+        const MASK: u16 = 0x10;
+        const OTHER: u16 = 0x20;
+        let (entries, _) = acl.get(4..)?.as_chunks::<8>();
+        let entries = entries.iter().map(|entry| {
+            (u16::from_le_bytes([entry[0], entry[1]]), u32::from(u16::from_le_bytes([entry[2], entry[3]])) & 0o7)
+        });
+        let of = |tag: u16| entries.clone().find(|(found, _)| *found == tag).map(|(_, bits)| bits);
+        let mask = of(MASK).unwrap_or(0o7);
+        let named = entries.clone().filter(|(tag, _)| counts && [USER, GROUP].contains(tag));
+        let named = named.map(|(_, bits)| bits & mask);
+        let named = named.fold(0o7, |all, bits| all & bits);
+        Some(Self { group: of(GROUP_OBJ)? & mask & named, others: of(OTHER)? & named })
+    }
 }
 
 /// Removes the attributes of `to` that `from` does not have, as far as `wants` says; how many have to stay.
@@ -91,7 +154,7 @@ pub fn drop_other_xattrs(
         Err(err) if Call::ListXattr.allows(err) => Ok(Vec::new()),
         listed => listed,
     };
-    let (from, to) = (Target::new(from).map_err(XattrError::Reading)?, Target::new(to).map_err(XattrError::Writing)?);
+    let (from, to) = (Target::new(from), Target::new(to));
     let there = list(&to).map_err(XattrError::Writing)?;
     let mut left = 0;
     if there.is_empty() {
@@ -113,27 +176,24 @@ pub fn drop_other_xattrs(
     Ok(left)
 }
 
-/// What the owning group may do by an access ACL: its entry, limited by the mask. The format is the kernel's
-/// (linux/posix_acl_xattr.h): a version in four bytes, then tag, permissions (two bytes each) and id (four).
-fn group_of_acl(acl: &[u8]) -> Option<u32> {
-    const GROUP_OBJ: u16 = 0x04;
-    const MASK: u16 = 0x10;
-    let (entries, _) = acl.get(4..)?.as_chunks::<8>();
-    let of = |tag: u16| {
-        let entry = entries.iter().find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == tag)?;
-        Some(u32::from(u16::from_le_bytes([entry[2], entry[3]])) & 0o7)
-    };
-    Some(of(GROUP_OBJ)? & of(MASK).unwrap_or(0o7))
-}
-
 /// The ACL that new entries of the directory get.
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 /// That of NFSv4, which no other file system takes.
 const NFS4_ACL: &CStr = c"system.nfs4_acl";
+/// Those of a file, capabilities(7).
+const CAPABILITY: &CStr = c"security.capability";
 
 fn is_acl(name: &CStr) -> bool {
     [ACCESS_ACL, DEFAULT_ACL, NFS4_ACL].contains(&name)
+}
+
+fn class_of(name: &CStr) -> Class {
+    match name {
+        _ if is_acl(name) => Class::Acl,
+        _ if name == CAPABILITY => Class::Privilege,
+        _ => Class::Plain,
+    }
 }
 
 /// Whether what is made in this directory gets an ACL from it.
@@ -144,6 +204,11 @@ pub fn has_default_acl(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     // the given one may be good for reaching entries only
     let dir = open_dir_at(dir, b".", Reading::default())?;
     Ok(Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok())
+}
+
+/// Whether an entry has an access ACL, as far as can be told.
+pub fn has_access_acl(entry: Handle<'_>) -> bool {
+    Target::new(entry).get(ACCESS_ACL).is_ok()
 }
 
 /// What became of the ACLs that were to be removed.
@@ -160,7 +225,7 @@ pub struct Stripped {
 /// # Errors
 /// Those of removexattr(2) that do not mean that there is none, or that it has to stay.
 pub fn strip_acls(place: Handle<'_>) -> Result<Stripped, Errno> {
-    let target = Target::new(place)?;
+    let target = Target::new(place);
     let mut stripped = Stripped::default();
     for name in [ACCESS_ACL, DEFAULT_ACL] {
         match target.remove(name) {
@@ -177,22 +242,16 @@ pub fn strip_acls(place: Handle<'_>) -> Result<Stripped, Errno> {
 
 enum Target {
     Fd(libc::c_int),
-    /// Of a symbolic link itself.
+    /// Leads to an entry that is held.
     Path(CString),
-    Followed(CString),
 }
 
 impl Target {
-    fn new(place: Handle<'_>) -> Result<Self, Errno> {
-        let path = |dir: BorrowedFd<'_>, name: &[u8]| {
-            let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
-            CString::new(path).map_err(|_| Errno::EINVAL)
-        };
-        Ok(match place {
+    fn new(place: Handle<'_>) -> Self {
+        match place {
             Handle::Open(fd) => Self::Fd(fd.as_raw_fd()),
-            Handle::Named(dir, name) => Self::Path(path(dir, name)?),
-            Handle::Reached(dir, name) => Self::Followed(path(dir, name)?),
-        })
+            Handle::Held(fd) => Self::Path(path_of(fd)),
+        }
     }
 
     /// All names, each ended by NUL.
@@ -201,9 +260,7 @@ impl Target {
             // SAFETY: `into` has room for `len` bytes; the descriptor is borrowed by the caller.
             Self::Fd(fd) => unsafe { libc::flistxattr(*fd, into.cast(), len) },
             // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe { libc::llistxattr(path.as_ptr(), into.cast(), len) },
-            // SAFETY: as above.
-            Self::Followed(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
+            Self::Path(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
         })
     }
 
@@ -212,9 +269,7 @@ impl Target {
             // SAFETY: `into` has room for `len` bytes, the name ends in NUL.
             Self::Fd(fd) => unsafe { libc::fgetxattr(*fd, name.as_ptr(), into.cast(), len) },
             // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
-            // SAFETY: as above.
-            Self::Followed(path) => unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
+            Self::Path(path) => unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), into.cast(), len) },
         })
     }
 
@@ -223,9 +278,7 @@ impl Target {
             // SAFETY: the name ends in NUL; the descriptor is borrowed by the caller.
             Self::Fd(fd) => unsafe { libc::fremovexattr(*fd, name.as_ptr()) },
             // SAFETY: both strings end in NUL.
-            Self::Path(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
-            // SAFETY: as above.
-            Self::Followed(path) => unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) },
+            Self::Path(path) => unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) },
         };
         Errno::result(result).map(drop)
     }
@@ -236,9 +289,7 @@ impl Target {
             // SAFETY: `at` points to `len` bytes, the name ends in NUL.
             Self::Fd(fd) => unsafe { libc::fsetxattr(*fd, name.as_ptr(), at, len, 0) },
             // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
-            // SAFETY: as above.
-            Self::Followed(path) => unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
+            Self::Path(path) => unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
         };
         Errno::result(result).map(drop)
     }
@@ -269,7 +320,7 @@ mod tests {
     fn attributes_are_copied_whatever_their_length() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let (a, b) = (tempfile::tempfile_in(&base).expect("made"), tempfile::tempfile_in(&base).expect("made"));
-        let from = Target::new(Handle::Open(a.as_fd())).expect("a descriptor");
+        let from = Target::new(Handle::Open(a.as_fd()));
         let long = vec![7; 2000];
         if from.set(c"user.short", b"x").is_err() {
             eprintln!("SKIP: no user attributes on this file system");
@@ -278,11 +329,30 @@ mod tests {
         from.set(c"user.long", &long).expect("set");
         from.set(c"user.unwanted", b"x").expect("set");
         let wants = |name: &[u8], _| name != b"user.unwanted";
-        let copied = copy_xattrs(Handle::Open(a.as_fd()), Handle::Open(b.as_fd()), wants);
-        assert_eq!(copied, Ok(CopiedXattrs { set: 2, ..CopiedXattrs::default() }));
-        let to = Target::new(Handle::Open(b.as_fd())).expect("a descriptor");
+        let read = Xattrs::read(Handle::Open(a.as_fd()), wants).expect("read");
+        let set = |class| read.set(Handle::Open(b.as_fd()), class).expect("set").set;
+        assert_eq!([Class::Acl, Class::Privilege, Class::Plain].map(set), [0, 0, 2]);
+        let to = Target::new(Handle::Open(b.as_fd()));
         assert_eq!(to.get(c"user.short"), Ok(b"x".to_vec()));
         assert_eq!(to.get(c"user.long"), Ok(long));
         assert_eq!(to.get(c"user.unwanted"), Err(Errno::ENODATA));
+    }
+
+    #[test]
+    fn nobody_may_do_more_without_an_acl_than_with_it() {
+        let acl = |entries: &[(u8, u8)]| {
+            let entries = entries.iter().flat_map(|&(tag, bits)| [tag, 0, bits, 0, 0, 0, 0, 0]);
+            Narrowed::by(&[2, 0, 0, 0].into_iter().chain(entries).collect::<Vec<_>>(), true)
+        };
+        let narrowed = |group, others| Some(Narrowed { group, others });
+        // u::rw-, g::r--, o::r--
+        assert_eq!(acl(&[(1, 6), (4, 4), (0x20, 4)]), narrowed(4, 4));
+        // u:bob:rwx, g::r-x, m::rwx, o::r-x
+        assert_eq!(acl(&[(1, 7), (2, 7), (4, 5), (0x10, 7), (0x20, 5)]), narrowed(5, 5));
+        // u:eve:---, g::r--, m::r--, o::r--
+        assert_eq!(acl(&[(1, 6), (2, 0), (4, 4), (0x10, 4), (0x20, 4)]), narrowed(0, 0));
+        // g:staff:r--, g::rw-, m::---, o::r--: who is in staff reads nothing
+        assert_eq!(acl(&[(1, 6), (4, 6), (8, 4), (0x10, 0), (0x20, 4)]), narrowed(0, 0));
+        assert_eq!(Narrowed::by(b"2", true), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The bytes of a file: read a block, hash it, write it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
@@ -31,9 +31,8 @@ pub(super) enum Span {
 
 /// A file that is being copied, open on both sides.
 pub(super) struct Pair<'a> {
-    place: &'a Place,
-    /// The name at the destination, maybe a temporary one.
-    made: &'a [u8],
+    /// What it is called at the destination, and where.
+    made: (BorrowedFd<'a>, &'a [u8]),
     /// Bytes of the whole file.
     len: u64,
     dev: u64,
@@ -49,7 +48,7 @@ impl<'a> Pair<'a> {
     /// A small file, whose descriptors are open on both sides; `meta` is the source's.
     pub(super) fn small(
         mover: &Mover,
-        (place, made): (&'a Place, &'a [u8]),
+        (place, made): (&Place, (BorrowedFd<'a>, &'a [u8])),
         (from, to): (OwnedFd, OwnedFd),
         meta: &Meta,
         (sparse, has_length): (bool, bool),
@@ -57,28 +56,29 @@ impl<'a> Pair<'a> {
         let (from, to) = if mover.wants_direct(meta.size) {
             let (dir, name) = place.source();
             let from = End::direct_source(from, dir, name, mover.reading);
-            (mover.preferring(from), End::direct_destination(to, place.dest(), made))
+            (mover.preferring(from), End::direct_destination(to, made.0, made.1))
         } else {
             (End::buffered(from), End::buffered(to))
         };
-        Self { place, made, len: meta.size, dev: meta.dev, sparse, has_length, from, to }
+        Self { made, len: meta.size, dev: meta.dev, sparse, has_length, from, to }
     }
 
     /// A file that is copied in ranges, whose source is open already; `meta` is the source's.
     pub(super) fn large(
         mover: &Mover,
-        (place, made): (&'a Place, &'a [u8]),
+        made: (BorrowedFd<'a>, &'a [u8]),
         from: End,
         meta: &Meta,
         sparse: bool,
     ) -> Result<Self, Failure> {
         let to = if mover.wants_direct(meta.size) {
-            End::open_destination(place.dest(), made).at(Op::Open, DEST)?
+            End::open_destination(made.0, made.1).at(Op::Open, DEST)?
         } else {
-            End::buffered(open_write(place.dest(), made).at(Op::Open, DEST)?)
+            End::buffered(open_write(made.0, made.1).at(Op::Open, DEST)?)
         };
+        mover.check_temporary(to.plain()).at(Op::Open, DEST)?;
         let from = mover.preferring(from);
-        Ok(Self { place, made, len: meta.size, dev: meta.dev, sparse, has_length: true, from, to })
+        Ok(Self { made, len: meta.size, dev: meta.dev, sparse, has_length: true, from, to })
     }
 }
 
@@ -133,11 +133,11 @@ impl Mover {
     }
 
     fn open_copy(&self, pair: &Pair<'_>) -> Result<End, Failure> {
-        let (dir, reading) = (pair.place.dest(), Reading::default());
+        let ((dir, name), reading) = (pair.made, Reading::default());
         if self.wants_direct(pair.len) || self.node.reads_back(pair.len, pair.has_length) {
-            return End::open_source(dir, pair.made, reading).at(Op::Open, DEST);
+            return End::open_source(dir, name, reading).at(Op::Open, DEST);
         }
-        Ok(End::buffered(open_read(dir, pair.made, reading).at(Op::Open, DEST)?))
+        Ok(End::buffered(open_read(dir, name, reading).at(Op::Open, DEST)?))
     }
 
     /// Demands that a range which was written is there, past the page cache: where a file system may say that it has taken
@@ -186,7 +186,7 @@ impl Mover {
     }
 
     /// Copies `range` to the same place of `to`, or only reads it; of a sparse file its data only.
-    fn copy_span(
+    pub(super) fn copy_span(
         &mut self,
         from: &mut End,
         mut to: Option<&mut End>,

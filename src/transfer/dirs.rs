@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::known::{Earlier, is_recorded_dir};
+use super::metadata::{Age, Setting};
+use super::probe::LinkCalls;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
 use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
 use crate::scan::names_in;
-use crate::state::remove_temporaries;
-use crate::sys::{Errno, Handle, Meta, Reading, open_dir_at};
+use crate::state::{private_name, remove_private_dir, remove_temporaries};
+use crate::sys::{Errno, Handle, Meta, Reading, open_dir_at, remove_dir};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
 
 impl Mover {
@@ -25,7 +27,7 @@ impl Mover {
                 self.confirm(dir.path, earlier);
                 continue;
             }
-            let finished = self.retried(|me, _| me.finish_dir(source, &dir.path, dir.before));
+            let finished = self.retried(|me, _| me.finish_dir(source, &dir));
             // now, and not with the next checkpoint: its mode may not let it be opened any more; and never twice: a second
             // fsync does not tell what the first one lost
             let finished =
@@ -44,13 +46,13 @@ impl Mover {
     /// Whether nothing is to be done for a directory that an earlier run has ended.
     fn is_as_recorded(&mut self, source: u16, dir: &FinishedDir, earlier: &Earlier) -> bool {
         // another node's cache may still have the mode from before
-        if dir.before.is_some_and(|before| before.lent) {
+        if dir.private || dir.before.is_some_and(|before| before.lent) {
             return false;
         }
         // looked at from above, where its neighbours are too; what fails here, who sets the metadata will tell
         let Some((above, name)) = dir.path.split() else { return false };
-        let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(&above)) else { return false };
-        let Ok(from) = self.source_handle((from.as_fd(), name)).meta() else { return false };
+        let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(source, &above)) else { return false };
+        let Ok(from) = self.source_meta((from.as_fd(), name)) else { return false };
         let Ok(there) = Meta::at(to.as_fd(), name) else { return false };
         !has_changed(dir.before, &from) && is_recorded_dir(&from, &there, earlier)
     }
@@ -58,22 +60,30 @@ impl Mover {
     fn finish_dir(
         &mut self,
         source: u16,
-        path: &RelPath,
-        before: Option<DirBefore>,
+        FinishedDir { path, before, private, .. }: &FinishedDir,
     ) -> Result<(Facts, OwnedFd), Failure> {
-        let (from, to) = (self.source_dir(source, path)?, self.dest_dir(path)?);
-        if self.job.generation > 1 || !self.job.abandoned.is_empty() {
-            self.remove_left_behind(path, to.as_fd()).at(Op::List, DEST)?;
-        }
+        let (from, to) = (self.source_dir(source, path)?, self.dest_dir(source, path)?);
         let to = open_dir_at(to.as_fd(), b".", Reading::default()).at(Op::Open, DEST)?;
         let now = Meta::of_now(from.as_fd()).at(Op::Stat, SOURCE)?;
-        let settled = self.settled(from.as_fd(), before, now)?;
+        let settled = self.settled(from.as_fd(), *before, now)?;
         let meta = settled.unwrap_or(now);
         let atime = before.map_or(meta.atime, |before| before.atime);
         // one that was there has its own ACLs; one that this run has made got none, or has lost it
         let strips = !self.job.fresh && self.job.policy.strips_inherited_acls();
-        let (from, handle) = (Handle::Named(from.as_fd(), b"."), Handle::Open(to.as_fd()));
-        let kept = self.set_metadata(from, handle, &Meta { atime, ..meta }, strips)?;
+        let handle = Handle::Open(to.as_fd());
+        let once_owned = || {
+            self.remove_left_behind(path, *private, to.as_fd())?;
+            self.node.guard().remove_mark(to.as_fd(), path)
+        };
+        let kept = self.set_metadata(&Setting {
+            from: Handle::Held(from.as_fd()),
+            to: handle,
+            source: &Meta { atime, ..meta },
+            inherits_acl: strips,
+            of: Age::Dir(&once_owned),
+            link: LinkCalls::ALL,
+            made: None,
+        })?;
         // as cp has it: a directory that was there keeps its own mode, unless the source's is wanted
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
             handle.set_mode(mode).at(Op::Chmod, DEST)?;
@@ -104,14 +114,21 @@ impl Mover {
         Ok(None)
     }
 
-    /// Removes the temporary files that earlier runs have left. Everything in the directory has ended, and what of it is in
-    /// use has another name; but of two sources that meet here the other one may still use some.
-    fn remove_left_behind(&self, path: &RelPath, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// Removes the private directory, if there is one, and what earlier runs have left. Everything in the directory has ended;
+    /// but of two sources that meet here the other one may still use some.
+    fn remove_left_behind(&self, path: &RelPath, private: bool, dir: BorrowedFd<'_>) -> Result<(), Errno> {
         let meets = |source: &&Source| path.strip(&source.target).is_some() || source.target.strip(path).is_some();
-        if self.job.sources.iter().filter(meets).count() > 1 {
-            return Ok(());
+        let is_shared = self.job.sources.iter().filter(meets).count() > 1;
+        let has_earlier = self.job.generation > 1 || !self.job.abandoned.is_empty();
+        match (is_shared, has_earlier) {
+            (true, _) if private => match remove_dir(dir, &private_name(&self.job, path)) {
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
+                removed => removed,
+            },
+            (false, true) => remove_temporaries(dir, &self.job),
+            (false, false) if private => remove_private_dir(dir, &private_name(&self.job, path), &self.job),
+            _ => Ok(()),
         }
-        remove_temporaries(dir, &self.job)
     }
 }
 

@@ -1,21 +1,24 @@
 //! One entry, whole: a file up to the range length, a symbolic link, a special file.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::beside::Made;
 use super::data::{Pair, Span};
 use super::known::{Checked, Earlier};
-use super::metadata::Kept;
+use super::metadata::{Age, Kept, Setting};
+use super::probe::LinkCalls;
 use super::syncer::{Syncer, make_durable};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
+use crate::guard::EXCHANGED;
 use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
 use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    Call, End, Errno, Handle, Meta, close, create_new, make_node, make_symlink, open_read, read_link, remove_file,
-    rename, set_len,
+    Call, End, Errno, Handle, Meta, close, create_new, hold, make_node, make_symlink, open_read, read_link,
+    remove_file, rename_new, set_len,
 };
 use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
 
@@ -41,7 +44,7 @@ impl Attempt {
     fn durable(self, place: &Place) -> Result<Self, Failure> {
         match self {
             Self::Written(facts, file) => {
-                let synced = make_durable(*file).inspect_err(|_| discard(place, &place.dest_name));
+                let synced = make_durable(*file).inspect_err(|_| discard(place));
                 synced.map(|()| Self::Done(facts))
             }
             ended => Ok(ended),
@@ -117,7 +120,7 @@ impl Mover {
                 self.retried(|me, again| {
                     let place = me.place_in(dirs, name, again)?;
                     if let Some(failure) = failed.take() {
-                        discard(&place, name);
+                        discard(&place);
                         return Err(failure);
                     }
                     me.copy_entry(dirs.source, &place, Kind::File, (Links::Return, None), 0)?.durable(&place)
@@ -185,7 +188,7 @@ impl Mover {
     /// An entry's place in directories that are opened once for many entries; anew when it is tried `again`.
     fn place_in(&mut self, dirs: &mut Dirs<'_>, name: &[u8], again: bool) -> Result<Place, Failure> {
         if again || dirs.open.is_none() {
-            let open = (self.source_dir(dirs.source, dirs.dir)?, self.dest_dir(dirs.dir)?);
+            let open = (self.source_dir(dirs.source, dirs.dir)?, self.dest_dir(dirs.source, dirs.dir)?);
             dirs.inherits_acl = self.inherits_acl(open.1.as_fd())?;
             dirs.open = Some(open);
         }
@@ -292,38 +295,42 @@ impl Mover {
             let file = self.prepare_large(source, place, &meta, (attempt, partial))?;
             return Ok(Attempt::Returned(Returned::Large(file)));
         }
-        let (to, temporary) = self
-            .make_beside(source, place, |name| create_new(place.dest(), name, self.creation_mode(&meta)))
-            .at(Op::Create, DEST)?;
-        let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let copied = self.fill((place, made), from, to, &meta).and_then(|filled| match filled {
+        let (to, made) =
+            self.make_beside(source, place, |(dir, name)| create_new(dir, name, 0o600)).at(Op::Create, DEST)?;
+        let known = if self.node.asks_server() { Meta::known(to.as_fd()).ok() } else { None };
+        let copied = self.fill((place, made.place()), from, (to, known), &meta).and_then(|filled| match filled {
             Some((mut kept, to, digest)) => {
-                if temporary.is_some() {
+                if !made.is_final {
                     self.sync_if_needed(to.plain())?;
                     // nothing may come to light once it has taken another file's place
                     to.flush().at(Op::Close, DEST)?;
-                    self.give_name(place, made)?;
+                    self.give_name(place, &made)?;
                     self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
+                    self.end_private(source, place);
                 } else if self.node.unsynced().is_some() {
                     return Ok(Attempt::Written(Facts { digest, ..kept.facts(None) }, Box::new(to)));
                 }
                 to.close().at(Op::Close, DEST)?;
                 Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }))
             }
-            None => remove_file(place.dest(), made).at(Op::Create, DEST).map(|()| Attempt::Changed),
+            None => {
+                let (dir, name) = made.place();
+                remove_file(dir, name).at(Op::Create, DEST).map(|()| Attempt::Changed)
+            }
         });
-        copied.inspect_err(|_| discard(place, made))
+        copied.inspect_err(|_| made.discard())
     }
 
     /// Data and metadata of a small file; `None` when the source changed meanwhile. The destination is still to be made
     /// durable where it has to be by itself, and to be closed.
     fn fill(
         &mut self,
-        (place, made): (&Place, &[u8]),
+        (place, made): (&Place, (BorrowedFd<'_>, &[u8])),
         from: OwnedFd,
-        to: OwnedFd,
+        file: (OwnedFd, Option<Meta>),
         meta: &Meta,
     ) -> Result<Option<(Kept, End, Option<Digest>)>, Failure> {
+        let (to, known) = file;
         let sparse = self.keeps_holes(meta);
         let has_length = sparse || self.job.tuning.sparse == Sparse::Always;
         if has_length {
@@ -336,15 +343,23 @@ impl Mover {
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }
-        let (from, to) = (Handle::Open(pair.from.plain()), Handle::Open(pair.to.plain()));
-        let kept = self.set_metadata(from, to, meta, place.inherits_acl)?;
+        pair.to.close_direct().at(Op::Close, DEST)?;
+        let kept = self.set_metadata(&Setting {
+            from: Handle::Open(pair.from.plain()),
+            to: Handle::Open(pair.to.plain()),
+            source: meta,
+            inherits_acl: place.inherits_acl,
+            of: Age::New,
+            link: LinkCalls::ALL,
+            made: known,
+        })?;
         Ok(Some((kept, pair.to, digest)))
     }
 
     fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
         let (dir, name) = place.source();
-        let from = self.source_handle(place.source());
-        let meta = from.meta().at(Op::Stat, SOURCE)?;
+        let from = hold(dir, name, self.reading.follow).at(Op::Open, SOURCE)?;
+        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         if meta.kind != Some(kind) {
             return Ok(Attempt::Changed);
         }
@@ -357,33 +372,57 @@ impl Mover {
             return Ok(Attempt::Changed);
         }
         let target = match kind {
-            Kind::Symlink => Some(read_link(dir, name).at(Op::ReadLink, SOURCE)?),
+            Kind::Symlink => Some(read_link(from.as_fd(), b"").at(Op::ReadLink, SOURCE)?),
             _ => None,
         };
+        let link = if kind == Kind::Symlink { self.link_calls(source, place)? } else { LinkCalls::ALL };
         let op = if kind == Kind::Symlink { Op::Symlink } else { Op::Mknod };
-        let make = |name: &[u8]| match &target {
-            Some(target) => make_symlink(target, place.dest(), name),
-            None => make_node(place.dest(), name, kind, meta.rdev),
+        let make = |(dir, name): (BorrowedFd<'_>, &[u8])| match &target {
+            Some(target) => make_symlink(target, dir, name),
+            None => make_node(dir, name, kind, meta.rdev),
         };
-        let temporary = match self.make_beside(source, place, make) {
-            Ok(((), temporary)) => temporary,
+        let made = match self.make_beside(source, place, make) {
+            Ok(((), made)) => made,
             // an ordinary user's device, a file system without special files
             Err(err) if kind != Kind::Symlink && Call::Mknod.allows(err) => {
                 return Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
             }
             Err(err) => return Err(err).at(op, DEST),
         };
-        let made = temporary.as_deref().unwrap_or(&place.dest_name);
-        let to = Handle::Named(place.dest(), made);
-        let finished = self.set_metadata(from, to, &meta, place.inherits_acl).and_then(|mut kept| {
-            if temporary.is_some() {
-                self.give_name(place, made)?;
-                self.keep_times_again(Handle::Named(place.dest(), &place.dest_name), &mut kept)?;
+        let finished = self.held(&made, &meta, target.as_deref()).and_then(|to| {
+            let mut kept = self.set_metadata(&Setting {
+                from: Handle::Held(from.as_fd()),
+                to: Handle::Held(to.as_fd()),
+                source: &meta,
+                inherits_acl: place.inherits_acl,
+                of: Age::New,
+                link,
+                made: None,
+            })?;
+            if !made.is_final {
+                self.give_name(place, &made)?;
+                self.keep_times_again(Handle::Held(to.as_fd()), &mut kept)?;
+                self.end_private(source, place);
             }
             Ok(kept)
         });
-        let kept = finished.inspect_err(|_| discard(place, made))?;
+        let kept = finished.inspect_err(|_| made.discard())?;
         Ok(Attempt::Done(kept.facts(target)))
+    }
+
+    /// Takes hold of an entry that was just made and is not opened: of the same type, target and device, and this user's own.
+    fn held(&self, made: &Made, source: &Meta, target: Option<&[u8]>) -> Result<OwnedFd, Failure> {
+        let (dir, name) = made.place();
+        let held = hold(dir, name, false).at(Op::Open, DEST)?;
+        let there = Meta::of(&held).at(Op::Stat, DEST)?;
+        let same_target = target.is_none_or(|target| read_link(held.as_fd(), b"").is_ok_and(|there| there == target));
+        let is_device = matches!(there.kind, Some(Kind::CharDev | Kind::BlockDev));
+        let same_device = !is_device || there.rdev == source.rdev;
+        let own = there.uid == self.job.maker.uid && there.nlink == 1;
+        if own && there.kind == source.kind && same_target && same_device {
+            return Ok(held);
+        }
+        Err(EXCHANGED).at(Op::Open, DEST)
     }
 
     /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.
@@ -425,8 +464,7 @@ impl Mover {
         let Some(began) = self.job.began.filter(|_| self.job.policy.existing != Existing::Replace) else {
             return false;
         };
-        let (Ok(source), Ok(there)) =
-            (self.source_handle(place.source()).meta(), Meta::at(place.dest(), &place.dest_name))
+        let (Ok(source), Ok(there)) = (self.source_meta(place.source()), Meta::at(place.dest(), &place.dest_name))
         else {
             return false;
         };
@@ -486,39 +524,46 @@ impl Mover {
 
     /// Whether the temporary file of a large one is there. A run that was killed after it gave the file its name, and before
     /// it could record that, left it under its final one: it is taken back.
-    fn has_begun(&self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
-        let temporary = self.temporary_name(file.source, &place.path, file.temporary);
+    fn has_begun(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
         let is_whole = |there: &Meta| there.kind == Some(Kind::File) && there.size == file.identity.size;
-        match Meta::at(place.dest(), &temporary) {
+        let found = self.beside(file.source, place, file.temporary);
+        match found.and_then(|made| Meta::at(made.place().0, made.place().1)) {
             Ok(there) => return Ok(is_whole(&there)),
             Err(Errno::ENOENT) => {}
             Err(err) => return Err(err).at(Op::Stat, DEST),
         }
         let Some(began) = self.job.began.filter(|_| self.job.policy.preserve.timestamps) else { return Ok(false) };
         let finished = Meta::at(place.dest(), &place.dest_name).is_ok_and(|there| {
-            is_whole(&there) && there.mtime == file.identity.mtime && there.ctime >= began && there.nlink == 1
+            let is_own = there.uid == self.job.maker.uid && there.nlink == 1;
+            is_whole(&there) && is_own && there.mtime == file.identity.mtime && there.ctime >= began
         });
-        if finished {
-            rename(place.dest(), &place.dest_name, &temporary).at(Op::Rename, DEST)?;
+        if finished { self.take_back(place, file) } else { Ok(false) }
+    }
+
+    /// Gives a large file its temporary name again; whether it is this user's own, which nobody else can have written to.
+    fn take_back(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
+        let final_place = (place.dest(), place.dest_name.as_slice());
+        let moved = self
+            .make_temporary(file.source, place, file.temporary, |to| rename_new(final_place, to))
+            .at(Op::Rename, DEST);
+        let ((), made) = moved?;
+        let (dir, name) = made.place();
+        let held = hold(dir, name, false).at(Op::Open, DEST)?;
+        let there = Meta::of(&held).at(Op::Stat, DEST)?;
+        if there.kind == Some(Kind::File) && there.nlink == 1 && there.uid == self.job.maker.uid {
+            return Ok(true);
         }
-        Ok(finished)
+        made.discard();
+        Ok(false)
     }
 
     /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
     fn begin_large(&mut self, place: &Place, file: &LargeFile) -> Result<(), Failure> {
-        let temporary = self.temporary_name(file.source, &place.path, file.temporary);
-        let to = match create_new(place.dest(), &temporary, 0o600) {
-            // of an earlier attempt of this job: no one else has the name
-            Err(Errno::EEXIST) => {
-                remove_file(place.dest(), &temporary).at(Op::Create, DEST)?;
-                create_new(place.dest(), &temporary, 0o600)
-            }
-            created => created,
-        }
-        .at(Op::Create, DEST)?;
+        let create = |(dir, name): (BorrowedFd<'_>, &[u8])| create_new(dir, name, 0o600);
+        let (to, made) = self.make_temporary(file.source, place, file.temporary, create).at(Op::Create, DEST)?;
         let sized =
             set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
-        sized.inspect_err(|_| discard(place, &temporary))
+        sized.inspect_err(|_| made.discard())
     }
 }
 
@@ -543,8 +588,8 @@ pub(super) fn facts(meta: &Meta, unkept: Unkept, target: Option<Vec<u8>>) -> Fac
     }
 }
 
-/// Removes what a failed attempt made. That it failed is recorded already; a name that stays
+/// Removes what a failed attempt made under its final name. That it failed is recorded already; a name that stays
 /// behind has neither the final times nor a record.
-fn discard(place: &Place, made: &[u8]) {
-    let _ = remove_file(place.dest(), made);
+fn discard(place: &Place) {
+    let _ = remove_file(place.dest(), &place.dest_name);
 }

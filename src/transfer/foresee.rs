@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::entry::facts;
 use super::{At, DEST, Mover, SOURCE};
 use crate::proto::{FinishedDir, Names, Owned, Returned, Task, TaskResult};
-use crate::sys::{Errno, Handle, Meta, open_read, read_link};
+use crate::sys::{Errno, Meta, open_read, read_link};
 use crate::types::{Facts, Failure, Fate, Kind, LinkId, Op, Outcome, RelPath, Unkept};
 
 /// What would become of an entry.
@@ -87,7 +87,7 @@ impl Mover {
     ) -> Result<Foreseen, Failure> {
         let meta = match kind {
             Kind::File => Meta::of(open_read(dir.as_fd(), name, self.reading).at(Op::Open, SOURCE)?),
-            _ => self.source_handle((dir.as_fd(), name)).meta(),
+            _ => self.source_meta((dir.as_fd(), name)),
         };
         let meta = meta.at(Op::Stat, SOURCE)?;
         if meta.kind != Some(kind) {
@@ -120,7 +120,7 @@ impl Mover {
 
     fn foresee_dir(&mut self, source: u16, dir: FinishedDir) {
         let looked = self.source_dir(source, &dir.path).and_then(|from| {
-            let meta = Handle::Open(from.as_fd()).meta().at(Op::Stat, SOURCE)?;
+            let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
             let fate = match self.there(&dir.path)? {
                 Some(there) if there.kind != Some(Kind::Dir) => return Err(Errno::ENOTDIR).at(Op::Mkdir, DEST),
                 Some(_) => Fate::Replaces,

@@ -1,12 +1,17 @@
 //! Entries that earlier runs of the job have recorded: left where both sides still are as the record says.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use super::data::Span;
 use super::entry::Attempt;
-use super::{At, DEST, Mover, Place};
+use super::metadata::{Age, SETUID_SETGID, Setting};
+use super::probe::LinkCalls;
+use super::{At, DEST, Mover, Place, SOURCE};
+use crate::digest::PieceHasher;
 use crate::journal::{Encoded, Item};
+use crate::plan::Range;
 use crate::proto::KnownEntry;
-use crate::sys::{Errno, Handle, Meta, Reading, open_read, read_link};
+use crate::sys::{Class, End, Errno, Handle, Meta, Reading, hold, open_read, read_link, reopen};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
 
 /// What a look at both sides of a known entry has shown.
@@ -44,23 +49,23 @@ impl Earlier {
 impl Mover {
     /// Looks at both sides of an entry with a record.
     pub(super) fn check_known(&mut self, source: u16, place: &Place, entry: &Earlier) -> Result<Checked, Failure> {
-        // what is wrong with it, who copies it will tell
-        let Ok(from) = self.source_handle(place.source()).meta() else { return Ok(Checked::Copy { ours: false }) };
+        // if the source cannot be read, the copy path reports the error
+        let Ok(from) = self.source_meta(place.source()) else { return Ok(Checked::Copy { ours: false }) };
         let there = match Meta::at(place.dest(), &place.dest_name) {
             Err(Errno::ENOENT) => return Ok(Checked::Copy { ours: false }),
             there => there.at(Op::Stat, DEST)?,
         };
-        let ours = self.is_recorded_copy(place, &there, entry)?;
+        let ours = is_recorded_copy((place.dest(), &place.dest_name), &there, entry)?;
         if !ours || !is_recorded_source(&from, entry) {
             return Ok(Checked::Copy { ours });
         }
-        let facts = &entry.facts;
-        let as_recorded = has_recorded_metadata(&from, &there, entry);
-        // what is changed in place is changed under all of its names: some may be another file's by now, or somebody's snapshot
-        if !as_recorded && there.nlink > 1 {
-            return Ok(Checked::Copy { ours });
-        }
-        let facts = if as_recorded { None } else { Some(self.refresh(place, &from, facts)?) };
+        let facts = match has_recorded_metadata(&from, &there, entry) {
+            true => None,
+            false => match self.refresh(source, place, entry)? {
+                None => return Ok(Checked::Copy { ours }),
+                refreshed => refreshed,
+            },
+        };
         if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Unkept::LINK) {
             let facts = facts.unwrap_or_else(|| entry.facts.clone());
             let returned = self.linked(source, place, entry.kind, &from, Some(Box::new(facts)));
@@ -73,40 +78,69 @@ impl Mover {
         }))
     }
 
-    /// Whether what is at the destination is what was recorded.
-    fn is_recorded_copy(&self, place: &Place, there: &Meta, entry: &Earlier) -> Result<bool, Failure> {
+    /// Gives a copy whose data is as it should be its metadata again, if that can be done in place: `None` for one that has to
+    /// be copied.
+    ///
+    /// What is changed in place is changed under all of its names: some may be another file's by now, or somebody's snapshot.
+    /// And whoever owned it may have written to it, and set its times back. So it keeps its user, and gets no rights. Another
+    /// file of its user's may stand there: so it has the content that was recorded.
+    fn refresh(&mut self, number: u16, place: &Place, entry: &Earlier) -> Result<Option<Facts>, Failure> {
         let Earlier { kind, facts, .. } = entry;
-        Ok(has_recorded_times(there, entry)
-            && match kind {
-                Kind::File => there.size == facts.size,
-                Kind::Symlink => {
-                    let target = read_link(place.dest(), &place.dest_name).at(Op::ReadLink, DEST)?;
-                    facts.target.as_deref() == Some(target.as_slice())
-                }
-                Kind::CharDev | Kind::BlockDev => facts.rdev == Some(there.rdev_numbers()),
-                Kind::Fifo | Kind::Socket | Kind::Dir => true,
-            })
-    }
-
-    /// Gives a copy whose data is as it should be its metadata again.
-    fn refresh(&mut self, place: &Place, from: &Meta, facts: &Facts) -> Result<Facts, Failure> {
-        let (source, dest) = (self.source_handle(place.source()), Handle::Named(place.dest(), &place.dest_name));
-        let all_dropped = self.drop_other_xattrs(source, dest)?;
-        let mut kept = self.set_metadata(source, dest, from, place.inherits_acl)?;
+        let ((dir, name), reading) = (place.source(), self.reading);
+        let from = hold(dir, name, reading.follow).at(Op::Open, SOURCE)?;
+        let source = Meta::of(&from).at(Op::Stat, SOURCE)?;
+        let to = hold(place.dest(), &place.dest_name, false).at(Op::Open, DEST)?;
+        let there = Meta::of(&to).at(Op::Stat, DEST)?;
+        let keeps_owner = self.node.guard().wanted(&source, &there).0 == there.uid || facts.unkept.has(Unkept::OWNER);
+        let (source_handle, handle) = (Handle::Held(from.as_fd()), Handle::Held(to.as_fd()));
+        let gives_rights = *kind == Kind::File
+            && (source.mode & SETUID_SETGID != 0
+                || self.read_xattrs(source_handle, &mut Unkept::default())?.has(Class::Privilege));
+        let is_same = is_recorded_source(&source, entry) && is_recorded_copy((to.as_fd(), b""), &there, entry)?;
+        if !is_same || !keeps_owner || gives_rights || there.nlink > 1 {
+            return Ok(None);
+        }
+        if *kind == Kind::File && !self.has_content((place.dest(), to.as_fd()), facts)? {
+            return Ok(None);
+        }
+        let all_dropped = self.drop_other_xattrs(source_handle, handle)?;
+        let inherits_acl = place.inherits_acl;
+        let link = if *kind == Kind::Symlink { self.link_calls(number, place)? } else { LinkCalls::ALL };
+        let setting =
+            Setting { from: source_handle, to: handle, source: &source, inherits_acl, of: Age::Old, link, made: None };
+        let mut kept = self.set_metadata(&setting)?;
         if !all_dropped {
             kept.unkept.add(Unkept::XATTR);
         }
-        if self.node.unsynced().is_some() && from.kind == Some(Kind::File) {
+        if self.node.unsynced().is_some() && *kind == Kind::File {
             let to = open_read(place.dest(), &place.dest_name, Reading::default()).at(Op::Open, DEST)?;
             self.sync_if_needed(to.as_fd())?;
         }
         let (target, digest) = (facts.target.clone(), facts.digest);
-        let unlinkable = facts.unkept.has(Unkept::LINK);
-        let mut facts = Facts { digest, ..kept.facts(target) };
-        if unlinkable {
-            facts.unkept.add(Unkept::LINK);
+        let mut new = Facts { digest, ..kept.facts(target) };
+        if facts.unkept.has(Unkept::LINK) {
+            new.unkept.add(Unkept::LINK);
         }
-        Ok(facts)
+        Ok(Some(new))
+    }
+
+    /// Whether a file that is held has the content that was recorded. It is read only where others can exchange the names in
+    /// its directory: size and times are not enough there, because whoever owns a file can set them.
+    pub(super) fn has_content(
+        &mut self,
+        (dir, held): (BorrowedFd<'_>, BorrowedFd<'_>),
+        facts: &Facts,
+    ) -> Result<bool, Failure> {
+        if !self.node.guard().watches() || !self.node.guard().is_shared(dir).at(Op::Stat, DEST)? {
+            return Ok(true);
+        }
+        let Some(digest) = facts.digest else { return Ok(false) };
+        let mut back = End::buffered(reopen(held).at(Op::Open, DEST)?);
+        let (moved, mut hasher) = (self.task.bytes_moved, PieceHasher::whole(facts.size));
+        let range = Range { offset: 0, len: facts.size };
+        let span = self.copy_span(&mut back, None, range, false, Some(&mut hasher))?;
+        self.task.bytes_moved = moved;
+        Ok(span == Span::Copied && hasher.finish() == digest)
     }
 
     /// Ends an entry whose data is there from an earlier run.
@@ -149,4 +183,19 @@ fn is_recorded_source(from: &Meta, entry: &Earlier) -> bool {
     let same_size = !matches!(entry.kind, Kind::File | Kind::Symlink) || from.size == facts.size;
     let same_device = facts.rdev.is_none_or(|rdev| rdev == from.rdev_numbers());
     from.kind == Some(entry.kind) && same_size && same_device && from.mtime == facts.mtime
+}
+
+/// Whether what is at the destination, by its name or held, is what was recorded.
+fn is_recorded_copy((dir, name): (BorrowedFd<'_>, &[u8]), there: &Meta, entry: &Earlier) -> Result<bool, Failure> {
+    let Earlier { kind, facts, .. } = entry;
+    Ok(has_recorded_times(there, entry)
+        && match kind {
+            Kind::File => there.size == facts.size,
+            Kind::Symlink => {
+                let target = read_link(dir, name).at(Op::ReadLink, DEST)?;
+                facts.target.as_deref() == Some(target.as_slice())
+            }
+            Kind::CharDev | Kind::BlockDev => facts.rdev == Some(there.rdev_numbers()),
+            Kind::Fifo | Kind::Socket | Kind::Dir => true,
+        })
 }

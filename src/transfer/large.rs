@@ -5,12 +5,14 @@
 use std::os::fd::AsFd;
 
 use super::data::{Pair, Span};
-use super::{At, DEST, Mover, Place, SOURCE};
+use super::metadata::{Age, Setting};
+use super::probe::LinkCalls;
+use super::{At, DEST, Mover, SOURCE};
 use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
 use crate::plan::Ranges;
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Handle, Meta, close, open_read, open_write, remove_file};
+use crate::sys::{End, Handle, Meta, close, open_read, open_write};
 use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
 
 impl Mover {
@@ -37,7 +39,7 @@ impl Mover {
 
     fn try_range(&mut self, file: &LargeFile, index: u64) -> Result<TaskResult, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path, file.temporary);
+        let made = self.beside(file.source, &place, file.temporary).at(Op::Open, DEST)?;
         let (dir, name) = place.source();
         let from = if self.wants_direct(file.identity.size) {
             End::open_source(dir, name, self.reading).at(Op::Open, SOURCE)?
@@ -48,7 +50,7 @@ impl Mover {
         if !is_same(file, &meta) {
             return Ok(TaskResult::Changed);
         }
-        let mut pair = Pair::large(self, (&place, &temporary), from, &meta, file.sparse)?;
+        let mut pair = Pair::large(self, made.place(), from, &meta, file.sparse)?;
         let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
         let (span, value) = self.copy_piece(&mut pair, range, || PieceHasher::range(range.offset))?;
@@ -91,33 +93,41 @@ impl Mover {
 
     fn try_finish(&mut self, file: &LargeFile) -> Result<Option<Facts>, Failure> {
         let place = self.place(file.source, &file.path)?;
-        let temporary = self.temporary_name(file.source, &file.path, file.temporary);
+        let made = self.beside(file.source, &place, file.temporary).at(Op::Open, DEST)?;
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
         if !is_same(file, &meta) {
             return Ok(None);
         }
-        let to = open_write(place.dest(), &temporary).at(Op::Open, DEST)?;
-        let mut kept = self.set_metadata(
-            Handle::Open(from.as_fd()),
-            Handle::Open(to.as_fd()),
-            &Meta { atime: file.atime, ..meta },
-            place.inherits_acl,
-        )?;
+        let (in_dir, temporary) = made.place();
+        let to = open_write(in_dir, temporary).at(Op::Open, DEST)?;
+        self.check_temporary(to.as_fd()).at(Op::Open, DEST)?;
+        let mut kept = self.set_metadata(&Setting {
+            from: Handle::Open(from.as_fd()),
+            to: Handle::Open(to.as_fd()),
+            source: &Meta { atime: file.atime, ..meta },
+            inherits_acl: place.inherits_acl,
+            of: Age::New,
+            link: LinkCalls::ALL,
+            made: None,
+        })?;
         self.sync_if_needed(to.as_fd())?;
-        self.give_name(&place, &temporary)?;
+        self.give_name(&place, &made)?;
         self.keep_times_again(Handle::Open(to.as_fd()), &mut kept)?;
         close(to).at(Op::Close, DEST)?;
         self.sync_dir_later(&place.dir());
+        self.end_private(file.source, &place);
         Ok(Some(kept.facts(None)))
     }
 
     /// Removes what was written of the file; with a failure, that is how it ended.
     pub(super) fn abandon(&mut self, file: &LargeFile, failure: Option<Failure>) -> TaskResult {
-        if let Ok(Place { dest_dir, .. }) = self.place(file.source, &file.path) {
-            // that it failed is recorded; a temporary name that stays behind claims nothing
-            let _ = remove_file(dest_dir.as_fd(), &self.temporary_name(file.source, &file.path, file.temporary));
+        if let Ok(place) = self.place(file.source, &file.path)
+            && let Ok(made) = self.beside(file.source, &place, file.temporary)
+        {
+            made.discard();
+            self.end_private(file.source, &place);
         }
         match failure {
             Some(failure) => self.fail(file.path.clone(), Kind::File, failure),

@@ -1,10 +1,12 @@
 //! Further names of an entry that was copied.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::beside::Made;
 use super::{At, DEST, Mover, Place};
+use crate::guard::EXCHANGED;
 use crate::proto::{Returned, TaskResult};
-use crate::sys::{Call, Errno, Meta, link, remove_file};
+use crate::sys::{Call, Errno, Handle, Meta, hold, link, read_link};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
@@ -17,7 +19,7 @@ impl Mover {
         facts: &Facts,
         paths: Vec<RelPath>,
     ) -> TaskResult {
-        let mut unlinkable = Vec::new();
+        let (mut unlinkable, mut proven) = (Vec::new(), None);
         for path in paths {
             if self.is_halting() {
                 self.task.broken_off = true;
@@ -28,7 +30,7 @@ impl Mover {
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 continue;
             }
-            match self.retried(|me, _| me.make_link(source, owner, &path)) {
+            match self.retried(|me, _| me.make_link((source, kind), (owner, facts, &mut proven), &path)) {
                 // that one was there already
                 Ok(_) if path == *owner => self.end_there(path, kind, facts.clone()),
                 Ok(true) => {
@@ -45,20 +47,39 @@ impl Mover {
     }
 
     /// Whether the destination has links at all, and this one now.
-    fn make_link(&mut self, source: u16, owner: &RelPath, path: &RelPath) -> Result<bool, Failure> {
+    fn make_link(
+        &mut self,
+        (source, kind): (u16, Kind),
+        (owner, facts, proven): (&RelPath, &Facts, &mut Option<OwnedFd>),
+        path: &RelPath,
+    ) -> Result<bool, Failure> {
         let (owner_dir, owner_name) = owner.split().ok_or(Errno::EISDIR).at(Op::Link, DEST)?;
-        let owner_dir = self.dest_dir(&owner_dir)?;
+        let owner_dir = self.dest_dir(source, &owner_dir)?;
         let place = self.place(source, path)?;
-        let from = (owner_dir.as_fd(), owner_name);
+        // who owns the directory may have given its name to something else
+        let held = hold(owner_dir.as_fd(), owner_name, false).at(Op::Link, DEST)?;
+        let touches = kind == Kind::Symlink && self.link_calls(source, &place)?.utimens;
+        let meta = is_copy(held.as_fd(), kind, facts, touches).at(Op::Link, DEST)?;
         if self.job.generation > 1
-            && let (Ok(owner), Ok(there)) = (Meta::at(from.0, from.1), Meta::at(place.dest(), &place.dest_name))
-            && owner.is_same(&there)
+            && let Ok(there) = Meta::at(place.dest(), &place.dest_name)
+            && meta.is_same(&there)
         {
             return Ok(true);
         }
-        match self.make_beside(source, &place, |name| link(from, (place.dest(), name))) {
-            Ok(((), temporary)) => {
-                temporary.map_or(Ok(()), |temporary| self.replace(&place, &temporary))?;
+        let held = match proven {
+            Some(proven) => proven,
+            // without digests type, owner, size and times have to do
+            None if facts.digest.is_some() && !self.has_content((owner_dir.as_fd(), held.as_fd()), facts)? => {
+                return Err(EXCHANGED).at(Op::Link, DEST);
+            }
+            None => proven.insert(held),
+        };
+        match self.make_beside(source, &place, |to| link(held.as_fd(), to)) {
+            Ok(((), made)) => {
+                if !made.is_final {
+                    self.replace(&place, &made)?;
+                    self.end_private(source, &place);
+                }
                 self.sync_dir_later(&place.dir());
                 Ok(true)
             }
@@ -67,15 +88,37 @@ impl Mover {
         }
     }
 
-    fn replace(&self, place: &Place, temporary: &[u8]) -> Result<(), Failure> {
-        self.give_name(place, temporary).inspect_err(|_| {
-            // that it failed is recorded; a temporary name that stays behind claims nothing
-            let _ = remove_file(place.dest(), temporary);
-        })?;
+    fn replace(&self, place: &Place, made: &Made) -> Result<(), Failure> {
+        self.give_name(place, made).inspect_err(|_| made.discard())?;
         // renaming one name of a file onto another name of it does nothing, rename(2): the first one is left
-        if Meta::at(place.dest(), temporary).is_ok() {
-            remove_file(place.dest(), temporary).at(Op::Rename, DEST)?;
-        }
+        made.discard();
         Ok(())
     }
+}
+
+/// Demands that an entry of the copy is what was recorded of it. A link's access time is set back after it was read, if its
+/// times can be set.
+fn is_copy(held: BorrowedFd<'_>, kind: Kind, facts: &Facts, touches: bool) -> Result<Meta, Errno> {
+    // what the kernel remembers may be from before it was finished
+    for look in [Meta::of, Meta::of_now] {
+        let there = look(held)?;
+        let same_uid = facts.unkept.has(Unkept::OWNER) || there.uid == facts.uid;
+        let same_data = match kind {
+            Kind::File => there.size == facts.size,
+            Kind::Symlink => {
+                let target = read_link(held, b"")?;
+                if touches {
+                    let _ = Handle::Held(held).set_times(there.atime, there.mtime);
+                }
+                facts.target == Some(target)
+            }
+            Kind::CharDev | Kind::BlockDev => facts.rdev == Some(there.rdev_numbers()),
+            _ => true,
+        };
+        let same_times = there.mtime == facts.mtime_there.unwrap_or(facts.mtime);
+        if there.kind == Some(kind) && same_uid && same_data && same_times {
+            return Ok(there);
+        }
+    }
+    Err(EXCHANGED)
 }

@@ -1,19 +1,25 @@
-//! Metadata of a copied entry: owner, attributes, mode, times, in the order in which they last.
+//! Metadata of a copied entry: attributes, owner, ACLs and mode, times, in the order in which they last and in which nobody
+//! gains by what is between.
 //!
-//! Changing the owner clears setuid, setgid and capabilities; an ACL changes the mode; all of it,
-//! and the data, changes the times.
+//! Changing the owner clears setuid, setgid and capabilities; an ACL changes the mode; all of it, and the data, changes the
+//! times. A new entry is its maker's alone until it has its owner, and its owner's alone until it has its ACL and its mode.
+//! What gives rights (setuid, setgid, capabilities) comes in one step with the mode, after a look at owner and links: from then
+//! on the kernel takes it away from whoever writes to the file. Everything goes through one descriptor.
 
 use std::os::fd::BorrowedFd;
 
 use super::entry::facts;
+use super::probe::LinkCalls;
 use super::{At, DEST, Mover, SOURCE};
+use crate::guard::EXCHANGED;
 use crate::sys::{
-    Call, CopiedXattrs, Errno, Handle, Meta, Owner, Stripped, XattrError, copy_xattrs, drop_other_xattrs,
-    has_default_acl, strip_acls, sync_file, sync_open_dir,
+    Call, Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, Xattrs,
+    drop_other_xattrs, has_default_acl, strip_acls, sync_file, sync_open_dir,
 };
 use crate::types::{Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
 
-const SETUID_SETGID: u32 = 0o6000;
+pub(super) const SETUID_SETGID: u32 = 0o6000;
+const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
 
 /// What became of an entry's metadata.
@@ -23,6 +29,8 @@ pub(super) struct Kept {
     pub(super) unkept: Unkept,
     /// The copy's times of last access and of modification.
     times: (Timestamp, Timestamp),
+    /// They can be set.
+    keeps_times: bool,
     /// The copy's modification time, where it is not the source's.
     mtime_there: Option<Timestamp>,
 }
@@ -44,18 +52,33 @@ struct Ownership {
     differs: bool,
 }
 
-impl Mover {
-    /// The permission bits that a new file is created with: the final ones where that shows it to no one whom
-    /// the source is hidden from, and otherwise the owner's alone until it is finished.
-    pub(super) fn creation_mode(&self, meta: &Meta) -> u32 {
-        let policy = &self.job.policy;
-        // writable while it is written: user attributes want that of an ordinary owner
-        let mode = meta.mode & 0o777 & !(if policy.preserve.mode { 0 } else { policy.umask }) | 0o200;
-        // between creation and chown the group is this process's own
-        let group_sees_no_more_than_all = (mode >> 3 & 7) & !(mode & 7) == 0;
-        if meta.uid == self.node.euid && group_sees_no_more_than_all { mode } else { 0o600 }
-    }
+/// An entry that gets the metadata of its source.
+pub(super) struct Setting<'a> {
+    pub(super) from: Handle<'a>,
+    pub(super) to: Handle<'a>,
+    /// What the source is, and the copy is to be.
+    pub(super) source: &'a Meta,
+    /// It has an ACL from its directory that is not to stay.
+    pub(super) inherits_acl: bool,
+    pub(super) of: Age<'a>,
+    /// Of a symbolic link: what can be set of it.
+    pub(super) link: LinkCalls,
+    /// Owner and mode that a new file has, where they are known: then it is looked at once, after all is set, when the kernel
+    /// has the answer of the last call.
+    pub(super) made: Option<Meta>,
+}
 
+/// Since when an entry is at the destination.
+pub(super) enum Age<'a> {
+    /// This run has made it: its content is known.
+    New,
+    /// It was there: it stays its user's, who may have written to it.
+    Old,
+    /// A directory; what is to be done in it once it has its owner, before its times are set.
+    Dir(&'a dyn Fn() -> Result<(), Errno>),
+}
+
+impl Mover {
     /// Whether what is made in this directory gets an ACL from it that is not to stay.
     pub(super) fn inherits_acl(&self, dir: BorrowedFd<'_>) -> Result<bool, Failure> {
         // what this job has made hands no ACL down before it is finished
@@ -65,40 +88,51 @@ impl Mover {
         has_default_acl(dir).at(Op::Xattr, DEST)
     }
 
-    /// Gives the copy of an entry the metadata of its source.
-    pub(super) fn set_metadata(
-        &self,
-        from: Handle<'_>,
-        to: Handle<'_>,
-        source: &Meta,
-        inherits_acl: bool,
-    ) -> Result<Kept, Failure> {
-        let policy = &self.job.policy;
-        let have = to.meta().at(Op::Stat, DEST)?;
-        if source.kind == Some(Kind::File) && have.size != source.size {
-            return Err(Errno::EIO).at(Op::Write, DEST);
+    /// The attributes of a source that its copy is to have; how many cannot be read is added to `unkept`.
+    pub(super) fn read_xattrs(&self, from: Handle<'_>, unkept: &mut Unkept) -> Result<Xattrs, Failure> {
+        match Xattrs::read(from, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+            // no /proc to reach the entry by
+            Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) => {
+                unkept.add(Unkept::XATTR);
+                Ok(Xattrs::default())
+            }
+            read => read.at(Op::Xattr, SOURCE),
         }
+    }
+
+    /// Gives the copy of an entry the metadata of its source.
+    pub(super) fn set_metadata(&self, set: &Setting<'_>) -> Result<Kept, Failure> {
+        let Setting { from, to, source, .. } = *set;
+        let policy = &self.job.policy;
+        let have = match set.made {
+            None => whole(to, source)?,
+            Some(made) => made,
+        };
         let is_link = source.kind == Some(Kind::Symlink);
         let mut unkept = Unkept::default();
-        let owner = self.keep_owner(source, &have, &mut unkept, to)?;
-        let stripped = if inherits_acl && !is_link { strip_acls(to).at(Op::Xattr, DEST)? } else { Stripped::default() };
+        let xattrs = self.read_xattrs(from, &mut unkept)?;
+        if source.kind == Some(Kind::File) && have.mode & SETUID_SETGID != 0 {
+            keep_mode(to, have.mode & 0o777, &mut unkept)?;
+        }
+        let stripped =
+            if set.inherits_acl && !is_link { strip_acls(to).at(Op::Xattr, DEST)? } else { Stripped::default() };
         if stripped.left {
             unkept.add(Unkept::ACL);
         }
-        let xattrs = self.keep_xattrs(from, to, &mut unkept)?;
-        let mut mode = source.mode;
-        if !is_link {
-            mode = self.allowed_mode(source, &owner, &mut unkept, xattrs.group_without_acl);
-            if owner.set || stripped.any || xattrs.set > 0 || have.mode != mode {
-                keep_mode(to, mode, &mut unkept)?;
-                // chmod(2) drops setgid without an error for who is not in the group
-                if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
-                    unkept.add(Unkept::MODE);
-                }
-            }
+        set_xattrs(&xattrs, Class::Plain, to, &mut unkept)?;
+        let owner = self.keep_owner(set, &have, &mut unkept)?;
+        if let Age::Dir(once_owned) = &set.of {
+            once_owned().at(Op::Create, DEST)?;
         }
+        let mode = match is_link {
+            true => source.mode,
+            false => self.keep_access(set, &have, &owner, (&xattrs, stripped.any), &mut unkept)?,
+        };
         if policy.preserve.timestamps {
-            self.keep_times(to, source, &mut unkept)?;
+            self.keep_times(set, &mut unkept)?;
+        }
+        if set.made.is_some() && whole(to, source)?.mtime != source.mtime && policy.preserve.timestamps {
+            unkept.add(Unkept::TIMES);
         }
         let times = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
             true => (source.atime, source.mtime),
@@ -107,28 +141,84 @@ impl Mover {
         let mtime_there = Some(times.1).filter(|mtime| *mtime != source.mtime);
         let mode = if policy.preserve.mode { source.mode } else { mode };
         let meta = Meta { mode, uid: owner.uid, gid: owner.gid, ..*source };
-        Ok(Kept { meta, unkept, times, mtime_there })
+        Ok(Kept { meta, unkept, times, keeps_times: set.link.utimens, mtime_there })
+    }
+
+    /// ACLs, capabilities and the mode. Returns the mode that the entry may have.
+    fn keep_access(
+        &self,
+        set: &Setting<'_>,
+        have: &Meta,
+        owner: &Ownership,
+        (xattrs, stripped): (&Xattrs, bool),
+        unkept: &mut Unkept,
+    ) -> Result<u32, Failure> {
+        let Setting { to, source, .. } = *set;
+        let is_file = source.kind == Some(Kind::File);
+        let mut bits = self.allowed_bits(source, owner, unkept) & if is_file { SETUID_SETGID } else { 0 };
+        let gives_rights = bits != 0 || xattrs.has(Class::Privilege);
+        if gives_rights && !self.give_rights(set, owner, (bits, xattrs), unkept)? {
+            bits = 0;
+        }
+        let acls = set_xattrs(xattrs, Class::Acl, to, unkept)?;
+        let mode = self.allowed_mode(source, owner, unkept, acls.without_acl);
+        let mode = if is_file { mode & !SETUID_SETGID | bits } else { mode };
+        if owner.set || stripped || acls.set > 0 || gives_rights || have.mode != mode {
+            keep_mode(to, mode, unkept)?;
+            // chmod(2) drops setgid without an error for who is not in the group
+            if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
+                unkept.add(Unkept::MODE);
+            }
+        }
+        Ok(mode)
+    }
+
+    /// Sets setuid, setgid and capabilities of a file that is its owner's alone still, if nobody can have written to it who
+    /// would gain by that; whether it has them.
+    fn give_rights(
+        &self,
+        set: &Setting<'_>,
+        owner: &Ownership,
+        (bits, xattrs): (u32, &Xattrs),
+        unkept: &mut Unkept,
+    ) -> Result<bool, Failure> {
+        let Handle::Open(fd) = set.to else { return Ok(false) };
+        let now = set.to.meta().at(Op::Stat, DEST)?;
+        let is_meant = matches!(set.of, Age::New) && (now.uid, now.gid, now.nlink) == (owner.uid, owner.gid, 1);
+        // his own rights an owner may give to what he has written; those of a group, and capabilities, are more
+        let is_more = bits & SETGID != 0 || xattrs.has(Class::Privilege);
+        let lease = if now.uid == self.job.maker.uid || !is_more { None } else { Some(Lease::take(fd)) };
+        if !is_meant || matches!(lease, Some(None)) {
+            if bits != 0 {
+                unkept.add(Unkept::MODE);
+            }
+            if xattrs.has(Class::Privilege) {
+                unkept.add(Unkept::XATTR);
+            }
+            return Ok(false);
+        }
+        keep_mode(set.to, bits | set.source.mode & 0o700, unkept)?;
+        set_xattrs(xattrs, Class::Privilege, set.to, unkept)?;
+        Ok(true)
     }
 
     /// Sets the owner where it differs and may be set.
-    fn keep_owner(
-        &self,
-        source: &Meta,
-        have: &Meta,
-        unkept: &mut Unkept,
-        to: Handle<'_>,
-    ) -> Result<Ownership, Failure> {
-        let preserved = |id| self.job.policy.preserve.ownership.then_some(id);
-        let wants_uid = self.node.users.get(source.uid).or(preserved(source.uid)).unwrap_or(have.uid);
-        let wants_gid = self.node.groups.get(source.gid).or(preserved(source.gid)).unwrap_or(have.gid);
+    fn keep_owner(&self, set: &Setting<'_>, have: &Meta, unkept: &mut Unkept) -> Result<Ownership, Failure> {
+        let (wants_uid, wants_gid) = self.node.guard().wanted(set.source, have);
         let uid = (have.uid != wants_uid).then_some(wants_uid);
         let gid = (have.gid != wants_gid).then_some(wants_gid);
-        if uid.is_some() && !self.node.privileged {
+        let may_give = self.node.privileged && !matches!(set.of, Age::Old);
+        if uid.is_some() && !may_give {
             unkept.add(Unkept::OWNER);
         }
-        let owner = Owner { uid: uid.filter(|_| self.node.privileged), gid };
-        let set = owner != (Owner { uid: None, gid: None })
-            && match to.set_owner(owner) {
+        let owner = Owner { uid: uid.filter(|_| may_give), gid };
+        let changes = owner != (Owner { uid: None, gid: None });
+        if changes && !set.link.chown {
+            unkept.add(Unkept::OWNER);
+        }
+        let was_set = changes
+            && set.link.chown
+            && match set.to.set_owner(owner) {
                 Ok(()) => true,
                 // an ordinary user outside the group, a user namespace, a file system without owners
                 Err(err) if Call::Chown.allows(err) => {
@@ -137,51 +227,46 @@ impl Mover {
                 }
                 Err(err) => return Err(err).at(Op::Chown, DEST),
             };
-        let differs = unkept.has(Unkept::OWNER) || (wants_uid, wants_gid) != (source.uid, source.gid);
-        Ok(Ownership { uid: wants_uid, gid: wants_gid, set, differs })
+        let source = (set.source.uid, set.source.gid);
+        let differs = unkept.has(Unkept::OWNER) || (wants_uid, wants_gid) != source;
+        Ok(Ownership { uid: wants_uid, gid: wants_gid, set: was_set, differs })
     }
 
-    fn keep_xattrs(&self, from: Handle<'_>, to: Handle<'_>, unkept: &mut Unkept) -> Result<CopiedXattrs, Failure> {
-        let copied = match copy_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
-            Ok(copied) => copied,
-            // no /proc to reach the entry by
-            Err(XattrError::Reading(Errno::ENOENT)) if !matches!(from, Handle::Open(_)) => {
-                CopiedXattrs { unkept: 1, ..CopiedXattrs::default() }
-            }
-            Err(XattrError::Reading(err)) => return Err(err).at(Op::Xattr, SOURCE),
-            Err(XattrError::Writing(err)) => return Err(err).at(Op::Xattr, DEST),
-        };
-        for (count, kind) in [(copied.unkept, Unkept::XATTR), (copied.unkept_acls, Unkept::ACL)] {
-            if count > 0 {
-                unkept.add(kind);
-            }
-        }
-        Ok(copied)
+    /// The mode that the copy may have as far as its owner decides. Without setuid and setgid where it has another owner than
+    /// its source: a user's setuid program must never become root's, nor the other way round.
+    fn allowed_bits(&self, source: &Meta, owner: &Ownership, unkept: &Unkept) -> u32 {
+        let policy = &self.job.policy;
+        let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
+        // of a directory whose owner was chosen, setgid says only whose group new entries get
+        let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Unkept::OWNER));
+        if drops { wanted & !SETUID_SETGID } else { wanted }
     }
 
-    /// The mode that the copy may have. Without setuid and setgid where it has another owner than its source: a user's
-    /// setuid program must never become root's, nor the other way round. Where an ACL is not there its mask stands in
-    /// the group's bits, and would give the group more than it had.
+    /// The mode that the copy may have. Where an ACL is not there its mask stands in the group's bits, and would give the
+    /// group more than it had; and who was named in it would be of the group, or one of the others.
     fn allowed_mode(
         &self,
         source: &Meta,
         owner: &Ownership,
         unkept: &mut Unkept,
-        group_without_acl: Option<u32>,
+        without_acl: Option<Narrowed>,
     ) -> u32 {
         let policy = &self.job.policy;
+        let mode = self.allowed_bits(source, owner, unkept);
+        let mode = without_acl.map_or(mode, |Narrowed { group, others }| mode & (!0o077 | group << 3 | others));
         let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
-        // of a directory whose owner was chosen, setgid says only whose group new entries get
-        let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Unkept::OWNER));
-        let mode = if drops { wanted & !SETUID_SETGID } else { wanted };
-        let mode = group_without_acl.map_or(mode, |group| mode & (!0o070 | group << 3));
         if mode != wanted && policy.preserve.mode {
             unkept.add(Unkept::MODE);
         }
         mode
     }
 
-    fn keep_times(&self, to: Handle<'_>, source: &Meta, unkept: &mut Unkept) -> Result<(), Failure> {
+    fn keep_times(&self, set: &Setting<'_>, unkept: &mut Unkept) -> Result<(), Failure> {
+        let Setting { to, source, .. } = *set;
+        if !set.link.utimens {
+            unkept.add(Unkept::TIMES);
+            return Ok(());
+        }
         match to.set_times(source.atime, source.mtime) {
             Ok(()) => {}
             Err(err) if Call::Utimens.allows(err) => {
@@ -203,7 +288,8 @@ impl Mover {
     /// Sets the times once more, after a rename: dfuse and encfs set them to now then, and what stat says right after it may
     /// be what the kernel remembers.
     pub(super) fn keep_times_again(&self, to: Handle<'_>, kept: &mut Kept) -> Result<(), Failure> {
-        match to.set_times(kept.times.0, kept.times.1) {
+        let set = if kept.keeps_times { to.set_times(kept.times.0, kept.times.1) } else { Err(Errno::EOPNOTSUPP) };
+        match set {
             Err(err) if Call::Utimens.allows(err) => {
                 if self.job.policy.preserve.timestamps {
                     kept.unkept.add(Unkept::TIMES);
@@ -255,4 +341,25 @@ fn keep_mode(to: Handle<'_>, mode: u32, unkept: &mut Unkept) -> Result<(), Failu
         }
         set => set.at(Op::Chmod, DEST),
     }
+}
+
+/// What an entry is, if it is of the source's type, and of its length.
+fn whole(to: Handle<'_>, source: &Meta) -> Result<Meta, Failure> {
+    let have = to.meta().at(Op::Stat, DEST)?;
+    if have.kind != source.kind {
+        return Err(EXCHANGED).at(Op::Stat, DEST);
+    }
+    if source.kind == Some(Kind::File) && have.size != source.size {
+        return Err(Errno::EIO).at(Op::Write, DEST);
+    }
+    Ok(have)
+}
+
+/// Sets the attributes of one class, and notes what cannot be kept.
+fn set_xattrs(xattrs: &Xattrs, class: Class, to: Handle<'_>, unkept: &mut Unkept) -> Result<SetXattrs, Failure> {
+    let set = xattrs.set(to, class).at(Op::Xattr, DEST)?;
+    if set.unkept > 0 {
+        unkept.add(if class == Class::Acl { Unkept::ACL } else { Unkept::XATTR });
+    }
+    Ok(set)
 }

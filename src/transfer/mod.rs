@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of MPI and of other threads but the rank's [`Recorder`]. Called by `worker`.
 
+mod beside;
 mod data;
 mod dirs;
 mod entry;
@@ -12,7 +13,7 @@ mod links;
 mod list;
 mod metadata;
 mod node;
-mod owners;
+mod probe;
 mod syncer;
 mod throttle;
 
@@ -25,14 +26,13 @@ pub use node::{Node, wait_for_marker};
 use syncer::Syncer;
 pub use throttle::Throttle;
 
+use crate::guard::EXCHANGED;
 use crate::journal::{Batch, Item, Recorder};
-use crate::policy::Existing;
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
 use crate::retry::Retry;
-use crate::scan::{Lister, Rooms, Roots};
-use crate::state::temporary_name;
-use crate::sys::{Buffer, DirCache, Errno, Handle, Meta, Reading, remove_file, rename, rename_new};
-use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side, Temporary};
+use crate::scan::{Lister, Rooms, Roots, open_destination};
+use crate::sys::{Buffer, DirCache, Errno, Meta, Reading};
+use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
 
 /// Times that a file is copied again because it changed while it was read.
 pub const MAX_ATTEMPTS: u8 = 3;
@@ -67,6 +67,10 @@ struct TaskLog {
     halting: Option<(RelPath, Failure)>,
     /// The task was not done to its end.
     broken_off: bool,
+    /// The current task has made a private directory.
+    private: bool,
+    /// Those that have.
+    with_private: Vec<u32>,
 }
 
 /// The names of one entry in both trees.
@@ -105,7 +109,10 @@ trait At<T> {
 
 impl<T> At<T> for Result<T, Errno> {
     fn at(self, op: Op, side: Side) -> Result<T, Failure> {
-        self.map_err(|errno| Failure { op, side, errno: errno as i32 })
+        self.map_err(|errno| match errno {
+            EXCHANGED => Failure::EXCHANGED,
+            errno => Failure { op, side, errno: errno as i32 },
+        })
     }
 }
 
@@ -141,7 +148,13 @@ impl Mover {
 
     /// Does tasks to their end. Every entry of them is ended with a record, or handed back.
     pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> Report {
-        let results = tasks.into_iter().map(|task| self.run_unless_halted(task)).collect();
+        let mut results = Vec::with_capacity(tasks.len());
+        for (index, task) in (0..).zip(tasks) {
+            results.push(self.run_unless_halted(task));
+            if std::mem::take(&mut self.task.private) {
+                self.task.with_private.push(index);
+            }
+        }
         let log = std::mem::take(&mut self.task);
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.append(&log.records);
@@ -154,6 +167,7 @@ impl Mover {
             full,
             halting: log.halting,
             failures: log.failures,
+            private: log.with_private,
         }
     }
 
@@ -247,19 +261,21 @@ impl Mover {
         self.sources.open(usize::from(source), &below).at(Op::Open, SOURCE)
     }
 
-    fn dest_dir(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
-        self.destination.open(0, path).at(Op::Open, DEST)
+    /// The directory of the copy at `path`, which the entries of a source are in.
+    fn dest_dir(&mut self, source: u16, path: &RelPath) -> Result<Arc<OwnedFd>, Failure> {
+        let caches = (&mut self.destination, &mut self.sources);
+        open_destination((self.node.guard(), &self.job), caches, source, path).at(Op::Open, DEST)
     }
 
-    /// An entry of a source that is not opened: a symbolic link, a special file.
-    fn source_handle<'a>(&self, (dir, name): (BorrowedFd<'a>, &'a [u8])) -> Handle<'a> {
-        if self.reading.follow { Handle::Reached(dir, name) } else { Handle::Named(dir, name) }
+    /// What stat(2) says of an entry of a source that is not opened.
+    fn source_meta(&self, (dir, name): (BorrowedFd<'_>, &[u8])) -> Result<Meta, Errno> {
+        if self.reading.follow { Meta::reached(dir, name) } else { Meta::at(dir, name) }
     }
 
     /// Where an entry stands in both trees.
     fn place(&mut self, source: u16, path: &RelPath) -> Result<Place, Failure> {
         let (dir, name) = path.split().ok_or(Errno::EISDIR).at(Op::Open, SOURCE)?;
-        let dest_dir = self.dest_dir(&dir)?;
+        let dest_dir = self.dest_dir(source, &dir)?;
         let mut place = Place {
             inherits_acl: self.inherits_acl(dest_dir.as_fd())?,
             source_dir: self.source_dir(source, &dir)?,
@@ -271,56 +287,6 @@ impl Mover {
         };
         place.ours = self.is_ours(&place);
         Ok(place)
-    }
-
-    /// Whether another entry that has the name may be replaced.
-    fn may_replace(&self, place: &Place) -> bool {
-        !self.job.fresh && (self.job.policy.existing != Existing::Keep || place.ours)
-    }
-
-    /// Gives an entry that is whole its final name.
-    fn give_name(&self, place: &Place, temporary: &[u8]) -> Result<(), Failure> {
-        let renamed = if self.may_replace(place) { rename } else { rename_new };
-        renamed(place.dest(), temporary, &place.dest_name).at(Op::Rename, DEST)
-    }
-
-    /// The name under which an entry is made before it replaces another one: of fixed length, because
-    /// the entry's own may already be as long as the file system allows.
-    fn temporary_name(&self, source: u16, path: &RelPath, temporary: Temporary) -> Vec<u8> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&source.to_le_bytes()).update(&temporary.generation.to_le_bytes());
-        hasher.update(&[temporary.attempt]).update(path.as_bytes());
-        temporary_name(self.job.id, hasher.finalize().as_bytes())
-    }
-
-    /// Makes something under its final name, or under the temporary one where that is taken. Returns what
-    /// `make` made, and the temporary name if it was used.
-    fn make_beside<T>(
-        &self,
-        source: u16,
-        place: &Place,
-        mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
-    ) -> Result<(T, Option<Vec<u8>>), Errno> {
-        // where what is there may be left, a later run must not take half an entry for a whole one
-        if self.job.policy.existing == Existing::Replace {
-            match make(&place.dest_name) {
-                Err(Errno::EEXIST) if self.may_replace(place) => {}
-                made => return made.map(|made| (made, None)),
-            }
-        } else if !self.may_replace(place) && Meta::at(place.dest(), &place.dest_name).is_ok() {
-            return Err(Errno::EEXIST);
-        }
-        let first = Temporary { generation: self.job.generation, attempt: 0 };
-        let temporary = self.temporary_name(source, &place.path, first);
-        let made = match make(&temporary) {
-            // of an earlier attempt of this job: no one else has the name
-            Err(Errno::EEXIST) => {
-                remove_file(place.dest(), &temporary)?;
-                make(&temporary)?
-            }
-            made => made?,
-        };
-        Ok((made, Some(temporary)))
     }
 }
 

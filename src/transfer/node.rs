@@ -1,6 +1,6 @@
 //! What a rank's node knows of the job: open roots, who runs it, what its file systems can do.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::owners::IdMap;
+use super::probe::LinkCalls;
+use crate::guard::Guard;
 use crate::policy::XattrChoice;
 use crate::proto::{Durability, Job};
 use crate::retry::Lag;
@@ -29,7 +30,6 @@ pub struct Node {
     pub(super) destination: Arc<OwnedFd>,
     /// Whether this process may give files away.
     pub(super) privileged: bool,
-    pub(super) euid: u32,
     synced_by: SyncedBy,
     /// What is longer than one request has to be read back: nobody hears of a write that fails late.
     may_lose_writes: bool,
@@ -37,8 +37,9 @@ pub struct Node {
     /// Whether a time that was set may be another one afterwards.
     pub(super) coarse_times: bool,
     pub(super) attributes: XattrChoice,
-    pub(super) users: IdMap,
-    pub(super) groups: IdMap,
+    guard: Arc<Guard>,
+    /// By the devices of the destination that were tried.
+    link_calls: Mutex<HashMap<u64, LinkCalls>>,
     /// Devices of sources whose blocks the destination cannot share.
     unshared: Mutex<HashSet<u64>>,
 }
@@ -64,7 +65,7 @@ impl Node {
     ///
     /// # Errors
     /// A sentence that names the path and the operation.
-    pub fn open(job: &Job) -> Result<Self, String> {
+    pub fn open(job: &Arc<Job>) -> Result<Self, String> {
         let open = |path: &[u8]| {
             let shown = escaped(path);
             open_root(as_path(path)).map_err(|err| format!("{shown}: open: {}", err.desc()))
@@ -96,19 +97,19 @@ impl Node {
             _ => SyncedBy::Each(Arc::default()),
         };
         let euid = geteuid();
+        let guard = Guard::new(job, euid.is_root(), (user_name, group_name));
         Ok(Self {
             sources,
             destination: Arc::new(destination),
             privileged: euid.is_root(),
-            euid: euid.as_raw(),
             synced_by,
             // libioil writes past dfuse, and hears of errors; but of two containers in one job it takes one only
             may_lose_writes: mounts.has_dfuse(path) && (from_dfuse || !is_loaded(b"libioil.so")),
             lag,
             coarse_times: job.coarse_times || other_mounts,
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
-            users: IdMap::new(&job.policy.users, user_name).map_err(|err| err.to_string())?,
-            groups: IdMap::new(&job.policy.groups, group_name).map_err(|err| err.to_string())?,
+            guard: Arc::new(guard.map_err(|err| err.to_string())?),
+            link_calls: Mutex::default(),
             unshared: Mutex::default(),
         })
     }
@@ -121,6 +122,11 @@ impl Node {
     /// The destination's root.
     pub fn destination(&self) -> &Arc<OwnedFd> {
         &self.destination
+    }
+
+    /// What it knows of owners.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
     }
 
     /// Makes durable what this node has written to the destination; where files are synced one by one, what this rank has
@@ -145,6 +151,11 @@ impl Node {
         self.may_lose_writes && len > 0 && (len > ONE_WRITE || has_length)
     }
 
+    /// Whether a look at the destination is a request to a server.
+    pub(super) fn asks_server(&self) -> bool {
+        self.lag.destination
+    }
+
     /// Where a name that another node has made may not be known yet.
     pub fn lag(&self) -> Lag {
         self.lag
@@ -156,6 +167,15 @@ impl Node {
             SyncedBy::Each(unsynced) => Some(unsynced),
             _ => None,
         }
+    }
+
+    /// What can be set of a link on a device of the destination, if that was tried.
+    pub(super) fn known_link_calls(&self, dev: u64) -> Option<LinkCalls> {
+        self.link_calls.lock().unwrap_or_else(PoisonError::into_inner).get(&dev).copied()
+    }
+
+    pub(super) fn learn_link_calls(&self, dev: u64, found: LinkCalls) {
+        self.link_calls.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, found);
     }
 
     /// Whether the destination may share blocks of files on this device, as far as is known.

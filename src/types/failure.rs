@@ -38,6 +38,8 @@ pub enum Op {
     Stopped,
     /// Sharing the source's blocks.
     Clone,
+    /// A directory that others can exchange is not known to be the copy's.
+    Exchanged,
 }
 
 /// Which tree the operation was on.
@@ -53,7 +55,7 @@ pub enum Side {
 pub struct Failure {
     pub op: Op,
     pub side: Side,
-    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`]).
+    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`], [`Op::Exchanged`]).
     pub errno: i32,
 }
 
@@ -62,6 +64,8 @@ impl Failure {
     pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
     /// Of what was broken off, because the job halts.
     pub const STOPPED: Self = Self { op: Op::Stopped, side: Side::Source, errno: 0 };
+    /// Of a directory that stands where the copy's should.
+    pub const EXCHANGED: Self = Self { op: Op::Exchanged, side: Side::Destination, errno: 0 };
     /// Of a directory that holds itself.
     pub const LOOP: Self = Self { op: Op::Loop, side: Side::Source, errno: 0 };
 }
@@ -115,6 +119,7 @@ impl fmt::Display for Op {
             Self::Loop => "loop",
             Self::Stopped => "stopped",
             Self::Clone => "clone",
+            Self::Exchanged => "exchanged",
         })
     }
 }
@@ -133,6 +138,10 @@ impl fmt::Display for Failure {
         match self.op {
             Op::Changed => f.write_str("the source changed while it was read"),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
+            Op::Exchanged => f.write_str(
+                "the directory at the destination is not known to be the copy's: its owner is not the source's, and others can \
+                 exchange it; give it the source's owner, or remove it",
+            ),
             Op::Stopped => f.write_str("broken off"),
             Op::Loop => f.write_str("leads back to a directory on the way to it, or to the destination: not entered"),
             op => write!(f, "{op} {}: {}", self.side, std::io::Error::from_raw_os_error(self.errno)),

@@ -5,6 +5,7 @@
 mod entry;
 mod exit;
 mod failure;
+mod maker;
 mod names;
 mod path;
 mod size;
@@ -13,6 +14,7 @@ mod stats;
 pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, Temporary, Timestamp, Unkept};
 pub use exit::ExitCode;
 pub use failure::{Failure, Op, Side};
+pub use maker::{Maker, Secret};
 pub use names::NameSet;
 pub use path::{PathError, RelPath, escaped, is_name};
 pub use size::{human_bytes, parse_duration, parse_rate, parse_size};

@@ -159,6 +159,7 @@ impl Worker {
             sources: node.source_dirs(),
             destination: Arc::clone(node.destination()),
             reading: reading(&job),
+            guard: Arc::clone(node.guard()),
             unsynced: node.unsynced().cloned(),
             lag: node.lag(),
             cached_dirs: DirCache::share_of_limit(caches, 200 + job.sources.len() + 16 * count),

@@ -389,7 +389,9 @@ fn a_small_file_a_directory_and_a_range_cost_few_requests() {
         let data = |read_or_write| if preloaded { vec![] } else { vec![(read_or_write, 1.0)] };
         let costs = |fixed: &[(&'static str, f64)], data: Vec<(&'static str, f64)>| [fixed, ioctls, &data].concat();
         let (few, many) = need!(pair(preloaded, &small(5), &small(45)));
-        let into = [("lookup", 1.0), ("create", 1.0), ("getattr", 2.0), ("setattr", 1.0), ("flush", 1.0)];
+        // the answer of the last setattr serves the last look, unless the library's ioctl makes the kernel forget it
+        let looks = if preloaded { 2.0 } else { 1.0 };
+        let into = [("lookup", 1.0), ("create", 1.0), ("getattr", looks), ("setattr", 2.0), ("flush", 1.0)];
         assert_costs("a small file, into", [&many[0], &few[0]], &costs(&into, data("write")));
         let out = [("open", 1.0), ("getattr", 1.0), ("listxattr", 1.0), ("flush", 1.0)];
         assert_costs("a small file, out", [&many[1], &few[1]], &costs(&out, data("read")));

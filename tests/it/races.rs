@@ -138,7 +138,7 @@ fn a_directory_that_gains_or_loses_an_entry_while_it_is_copied_fails_as_changed(
         // The large file is on its way, so its directory has been listed, and it is not at its end.
         let under_way = |at: &Path| {
             let names = fs::read_dir(at).into_iter().flatten().map(|entry| entry.unwrap().file_name());
-            names.into_iter().any(|name| name.to_string_lossy().ends_with(".tmp"))
+            names.into_iter().any(|name| name.to_string_lossy().starts_with(".pcopy-"))
         };
         while running.goes_on() && !under_way(&dst.join("d")) {
             thread::sleep(Duration::from_millis(1));

@@ -56,6 +56,17 @@ impl LargeCase {
         Ok(case)
     }
 
+    /// What the large file is copied to, in the private directory.
+    fn temporary(&self) -> PathBuf {
+        let only = |dir: &Path, end: &str| {
+            let found: Vec<_> =
+                names(dir).into_iter().filter(|n| n.starts_with(".pcopy-") && n.ends_with(end)).collect();
+            assert_eq!(found.len(), 1, "{:?}", names(dir));
+            dir.join(&found[0])
+        };
+        only(&only(&self.place.root, ".d"), ".tmp")
+    }
+
     /// As the mount shows it: what is changed behind its back, it may not see.
     fn source(&self) -> PathBuf {
         self.fuse.path().join("src")
@@ -142,8 +153,7 @@ fn a_large_file_that_is_shorter_or_longer_now_is_copied_anew() {
 #[test]
 fn what_is_left_of_a_large_file_that_is_gone_now_is_removed() {
     let case = need!(LargeCase::new(|large| noise_file(large, 8 * MIB)));
-    let in_progress = |name: &String| name.starts_with(".pcopy-") && name.ends_with(".tmp");
-    assert!(names(&case.place.root).iter().any(in_progress), "{:?}", names(&case.place.root));
+    assert!(case.temporary().exists());
     fs::remove_file(case.source().join("large")).unwrap();
     tree::age(&case.source());
     case.completes(1);
@@ -164,8 +174,7 @@ fn what_is_left_of_a_large_file_is_removed_by_another_job_and_a_restart() {
 fn a_temporary_file_that_is_damaged_or_gone_is_not_trusted() {
     for damage in ["gone", "short", "a link"] {
         let case = need!(LargeCase::new(|large| noise_file(large, 8 * MIB)));
-        let name = names(&case.place.root).into_iter().find(|name| name.ends_with(".tmp")).unwrap();
-        let temporary = case.place.root.join(name);
+        let temporary = case.temporary();
         match damage {
             "short" => OpenOptions::new().write(true).open(&temporary).unwrap().set_len(100_000).unwrap(),
             _ => fs::remove_file(&temporary).unwrap(),

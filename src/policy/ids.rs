@@ -1,12 +1,12 @@
-//! Owners of the source mapped to those of the copy. Names are looked up on this node, each id once.
+//! Owners of the source mapped to those of the copy. Names are looked up by who asks, each id once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::policy::{From, Glob, GlobError, OwnerMap};
+use super::{From, Glob, GlobError, OwnerMap};
 
 /// A map of users, or of groups, shared by a rank's threads.
-pub(super) struct IdMap {
+pub struct IdMap {
     rules: Vec<(Matcher, u32)>,
     name_of: fn(u32) -> Option<String>,
     known: Mutex<HashMap<u32, Option<u32>>>,
@@ -24,7 +24,7 @@ impl IdMap {
     ///
     /// # Errors
     /// A pattern that is none.
-    pub(super) fn new(map: &OwnerMap, name_of: fn(u32) -> Option<String>) -> Result<Self, GlobError> {
+    pub fn new(map: &OwnerMap, name_of: fn(u32) -> Option<String>) -> Result<Self, GlobError> {
         let rules = map.0.iter().map(|rule| {
             let matcher = match &rule.from {
                 From::Any => Matcher::Any,
@@ -38,7 +38,7 @@ impl IdMap {
     }
 
     /// What the id becomes, or `None` where no rule is for it.
-    pub(super) fn get(&self, id: u32) -> Option<u32> {
+    pub fn get(&self, id: u32) -> Option<u32> {
         if self.rules.is_empty() {
             return None;
         }
