@@ -163,7 +163,9 @@ impl Mover {
         let acls = set_xattrs(xattrs, Class::Acl, to, unkept)?;
         let mode = self.allowed_mode(source, owner, unkept, acls.without_acl);
         let mode = if is_file { mode & !SETUID_SETGID | bits } else { mode };
-        if owner.set || stripped || acls.set > 0 || gives_rights || have.mode != mode {
+        // the kernel may remember a directory's mode from before it was closed, or lent to its owner
+        let may_be_old = matches!(set.of, Age::Dir(_));
+        if owner.set || stripped || acls.set > 0 || gives_rights || may_be_old || have.mode != mode {
             keep_mode(to, mode, unkept)?;
             // chmod(2) drops setgid without an error for who is not in the group
             if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
