@@ -163,13 +163,13 @@ impl Comm {
     /// The next message, if one has come whole. Messages of one rank come in the order in which it sent them.
     ///
     /// # Errors
-    /// A frame that is not a message of this protocol.
+    /// A frame that is too long, or not a message of this protocol.
     pub fn receive(&mut self) -> Result<Option<(usize, Message)>, ReceiveError> {
         let own = self.to_self.pop_front().map(|frame| (self.rank, frame.into_boxed_slice()));
         let next = match own {
             Some(own) => Some(own),
             None => {
-                self.start_receives();
+                self.start_receives()?;
                 self.forget_sent();
                 let complete = self.receives.front_mut().is_some_and(|receive| is_complete(&mut receive.request));
                 let done = if complete { self.receives.pop_front() } else { None };
@@ -201,12 +201,15 @@ impl Comm {
     }
 
     /// Starts to receive every message that has arrived, each into memory of its own length.
-    fn start_receives(&mut self) {
+    fn start_receives(&mut self) -> Result<(), ReceiveError> {
         const AT_ONCE: usize = 64;
+        /// Bytes of frames that have begun to come, at most, but for the last one.
+        const MAX_LEN: usize = 32 << 20;
         if self.size == 1 {
-            return;
+            return Ok(());
         }
-        while self.receives.len() < AT_ONCE {
+        let mut begun: usize = self.receives.iter().map(|receive| receive.frame.len()).sum();
+        while self.receives.len() < AT_ONCE && begun < MAX_LEN {
             // SAFETY: plain C structs and handles, written by the calls before they are read; the memory of
             // the frame lives on the heap and is not touched before MPI_Test has said that it is filled.
             unsafe {
@@ -214,19 +217,23 @@ impl Comm {
                 let mut status: ffi::MPI_Status = std::mem::zeroed();
                 ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, TAG, self.world, &mut found, &mut handle, &mut status);
                 if found == 0 {
-                    return;
+                    return Ok(());
                 }
                 let mut count = 0;
                 ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut count);
                 let len = usize::try_from(count).unwrap_or(usize::MAX);
-                assert!(len <= MAX_FRAME_LEN, "rank {} sent a frame of {len} bytes", status.MPI_SOURCE);
+                let from = usize::try_from(status.MPI_SOURCE).expect("MPI counts ranks from zero");
+                if len > MAX_FRAME_LEN {
+                    return Err(ReceiveError { from, error: FrameError::TooLong(len) });
+                }
+                begun += len;
                 let mut frame = vec![0; len].into_boxed_slice();
                 let mut request = ffi::RSMPI_REQUEST_NULL;
                 ffi::MPI_Imrecv(frame.as_mut_ptr().cast(), count, ffi::RSMPI_UINT8_T, &mut handle, &mut request);
-                let from = usize::try_from(status.MPI_SOURCE).expect("MPI counts ranks from zero");
                 self.receives.push_back(PendingReceive { request, from, frame });
             }
         }
+        Ok(())
     }
 
     /// Adds up the ranks' numbers on rank 0; every rank must call it, with as many. Only rank 0's result counts.

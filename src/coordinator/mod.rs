@@ -4,6 +4,7 @@
 //! gives out work on demand ([`Coordinator::next_work`]). Every entry that the scan saw is in exactly one place:
 //! queued, assigned, waiting for its file's ranges or its owner, or ended. The loop around it is `op::lead`.
 
+mod checks;
 mod large;
 mod links;
 mod ranks;
@@ -97,14 +98,31 @@ struct Assigned {
 
 /// What an assigned task is for: what its result means.
 enum Purpose {
-    Entries { dir: DirId, source: u16, count: u64 },
+    /// `known` are the numbers of those that earlier runs have recorded.
+    Entries {
+        dir: DirId,
+        source: u16,
+        count: u64,
+        known: Vec<u64>,
+    },
     Owner(Member),
-    Range { file: u64, index: u64 },
-    Finish { file: u64 },
-    Abandon { file: u64 },
+    Range {
+        file: u64,
+        index: u64,
+    },
+    Finish {
+        file: u64,
+    },
+    Abandon {
+        file: u64,
+    },
     Links(Vec<Member>),
-    Dirs(Vec<DirId>),
-    List { lent: Lent, keep: u32 },
+    /// Directories, and the numbers of those that earlier runs have recorded.
+    Dirs(Vec<DirId>, Vec<u64>),
+    List {
+        lent: Lent,
+        keep: u32,
+    },
 }
 
 impl Purpose {
@@ -117,7 +135,7 @@ impl Purpose {
             Self::Owner(_) | Self::Finish { .. } | Self::Abandon { .. } => 1,
             Self::List { keep, .. } => 1 + *keep as usize,
             Self::Links(members) => members.len(),
-            Self::Dirs(ids) => ids.len(),
+            Self::Dirs(ids, _) => ids.len(),
         }
     }
 }
@@ -236,8 +254,8 @@ impl Coordinator {
                 self.known.push_back((dir, entries));
             }
             ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries } => {
-                self.excluded += excluded;
-                self.retries += retries;
+                self.excluded = self.excluded.saturating_add(excluded);
+                self.retries = self.retries.saturating_add(retries);
                 let state = self.dir_mut(dir);
                 state.listed = true;
                 state.before = before;
@@ -285,23 +303,30 @@ impl Coordinator {
         }
         let purposes = assigned.remove().purposes;
         self.ranks.release(rank, purposes.iter().map(Purpose::size).sum());
+        let wrong = CoordinatorError::WrongResult { rank, id };
         if purposes.len() != report.results.len() {
-            return Err(CoordinatorError::WrongResult { rank, id });
+            return Err(wrong);
         }
         for index in &report.private {
-            let purpose = usize::try_from(*index).ok().and_then(|index| purposes.get(index));
-            self.has_private_dir(purpose.ok_or(CoordinatorError::WrongResult { rank, id })?);
+            let Some(purpose) = purposes.get(*index as usize) else { return Err(wrong) };
+            self.has_private_dir(purpose);
         }
+        // for the display, before the halt too; what counts in the end is the sum of what the ranks have counted
         self.ended.add(&report.ended);
-        self.bytes_moved += report.bytes_moved;
+        self.bytes_moved = self.bytes_moved.saturating_add(report.bytes_moved);
         if self.halted {
             // another run will see what is left of them
             return Ok(());
         }
+        let mut ended = 0;
         for (purpose, result) in purposes.into_iter().zip(&report.results) {
-            self.take_result(purpose, result).ok_or(CoordinatorError::WrongResult { rank, id })?;
+            if !self.fits(&purpose, result) {
+                return Err(wrong);
+            }
+            let Some(more) = self.take_result(purpose, result) else { return Err(wrong) };
+            ended += more;
         }
-        Ok(())
+        if report.ended.entries() == ended { Ok(()) } else { Err(wrong) }
     }
 
     /// In the directory of a task's entries, or in each of them, a private one was made.
@@ -314,18 +339,30 @@ impl Coordinator {
                 self.large.dir_of(*file).into_iter().collect()
             }
             Purpose::Links(members) => members.iter().map(|member| member.dir).collect(),
-            Purpose::Dirs(_) => Vec::new(),
+            Purpose::Dirs(..) => Vec::new(),
         };
         for id in dirs {
             self.dir_mut(id).private = true;
         }
     }
 
-    /// `None` when the result is not one of this purpose.
-    fn take_result(&mut self, purpose: Purpose, result: &TaskResult) -> Option<()> {
+    /// How many entries the task has ended; `None` when the result is not one of this purpose.
+    fn take_result(&mut self, purpose: Purpose, result: &TaskResult) -> Option<u64> {
+        let ended = self.take_ended(purpose, result)?;
+        while let Some((file, task)) = self.large.next_step() {
+            let purpose = match task {
+                Task::FinishFile { .. } => Purpose::Finish { file },
+                _ => Purpose::Abandon { file },
+            };
+            self.urgent.push_back((task, purpose));
+        }
+        Some(ended)
+    }
+
+    fn take_ended(&mut self, purpose: Purpose, result: &TaskResult) -> Option<u64> {
         match (purpose, result) {
             (
-                Purpose::Entries { dir, source, count },
+                Purpose::Entries { dir, source, count, .. },
                 TaskResult::Returned(returned) | TaskResult::Known { returned, .. },
             ) => {
                 let ended = count.checked_sub(returned.len() as u64)?;
@@ -333,16 +370,20 @@ impl Coordinator {
                     self.take_returned(dir, source, entry);
                 }
                 self.entries_ended(dir, ended);
+                return Some(ended);
             }
-            (Purpose::List { lent, .. }, TaskResult::Listed(listing)) => self.take_listing(lent, listing)?,
+            (Purpose::List { lent, .. }, TaskResult::Listed(listing)) => return self.take_listing(lent, listing),
             (Purpose::List { lent, .. }, TaskResult::TooLong) => {
                 self.lent -= 1;
                 self.listed.push(Elsewhere::TooLong(lent));
             }
-            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => self.take_links(members, unlinkable),
+            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => return self.take_links(members, unlinkable),
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
                 Owned::Large(file) => self.add_large(file, member),
-                owned => self.owner_ended(&member, owned),
+                owned => {
+                    self.owner_ended(&member, owned);
+                    return Some(1);
+                }
             },
             (Purpose::Range { file, index }, TaskResult::Range(value)) => self.large.range_done(file, index, *value)?,
             (Purpose::Range { file, .. }, TaskResult::RangeFailed(failure)) => {
@@ -352,40 +393,39 @@ impl Coordinator {
             (Purpose::Range { file, .. }, TaskResult::Lost(failure)) => {
                 self.large.range_failed(file, Trouble::Lost(failure.clone()))?;
             }
-            (Purpose::Finish { file }, TaskResult::Owned(owned)) => {
+            (Purpose::Finish { file }, TaskResult::Owned(owned)) if !matches!(**owned, Owned::Large(_)) => {
                 let member = self.large.remove(file)?;
                 self.owner_ended(&member, owned);
+                return Some(1);
             }
             (Purpose::Finish { file }, TaskResult::Changed) => self.large.finish_failed(file, Trouble::Changed)?,
             (Purpose::Finish { file }, TaskResult::Lost(failure)) => {
                 self.large.finish_failed(file, Trouble::Lost(failure.clone()))?;
             }
             (Purpose::Abandon { file }, TaskResult::Ended) => match self.large.abandoned(file)? {
-                large::Abandoned::Failed(member) => self.owner_ended(&member, &Owned::Failed),
+                large::Abandoned::Failed(member) => {
+                    self.owner_ended(&member, &Owned::Failed);
+                    return Some(1);
+                }
                 large::Abandoned::Again(member) => self.copy_alone(member),
             },
-            (Purpose::Dirs(ids), TaskResult::Dirs { .. }) => {
+            (Purpose::Dirs(ids, _), TaskResult::Dirs { .. }) => {
+                let ended = ids.len() as u64;
                 for id in ids {
                     let dir = self.dirs.remove(&id).expect("a directory stays until it has ended");
                     if let Some(parent) = dir.parent {
                         self.entries_ended(parent, 1);
                     }
                 }
+                return Some(ended);
             }
             _ => return None,
         }
-        while let Some((file, task)) = self.large.next_step() {
-            let purpose = match task {
-                Task::FinishFile { .. } => Purpose::Finish { file },
-                _ => Purpose::Abandon { file },
-            };
-            self.urgent.push_back((task, purpose));
-        }
-        Some(())
+        Some(0)
     }
 
-    /// Takes what a rank has found in a directory, as if the scan had.
-    fn take_listing(&mut self, lent: Lent, listing: &Listing) -> Option<()> {
+    /// Takes what a rank has found in a directory, as if the scan had. Returns how many entries of it have ended.
+    fn take_listing(&mut self, lent: Lent, listing: &Listing) -> Option<u64> {
         self.lent -= 1;
         let Lent { id, source, path, .. } = lent;
         let Listing { subdirs, kept, returned, excluded, before, failure, retries, .. } = listing;
@@ -405,7 +445,7 @@ impl Coordinator {
         let (failure, subdirs) = (failure.clone(), subdirs.len() as u64);
         let (before, excluded, retries) = (*before, *excluded, *retries);
         self.scan(ScanEvent::Listed { dir: id, subdirs, excluded, before, recorded: None, failure, retries });
-        Some(())
+        Some(ended)
     }
 
     /// Whether a rank has nothing to do, and may list a directory: there is room for what it will find.
@@ -462,17 +502,22 @@ impl Coordinator {
         self.large.add(file.clone(), Member { attempt, ..member }, done);
     }
 
-    fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) {
+    fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) -> Option<u64> {
+        let ended = (members.len() as u64).checked_sub(unlinkable.len() as u64)?;
+        let mut again_ever = 0;
         for member in members {
             let again = unlinkable
                 .iter()
                 .any(|entry| matches!(entry, Returned::Unlinkable { path, .. } if *path == member.path));
             if again {
+                again_ever += 1;
                 self.copy_alone(Member { unlinkable: true, ..member });
             } else {
                 self.entries_ended(member.dir, 1);
             }
         }
+        // each of them is a name that was given, and stands there once
+        (again_ever == unlinkable.len()).then_some(ended)
     }
 
     /// Queues an entry to be copied without regard to its other names.
@@ -582,8 +627,7 @@ impl Coordinator {
 
     fn take_dirs(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
         let share = self.ranks.share_of(rank, self.finished_dirs.len(), MAX_DIRS);
-        let mut ids = Vec::new();
-        let mut dirs = Vec::new();
+        let (mut ids, mut dirs, mut known) = (Vec::new(), Vec::new(), Vec::new());
         let Some(source) = self.finished_dirs.front().map(|id| self.dirs[id].source) else {
             return;
         };
@@ -597,11 +641,12 @@ impl Coordinator {
             len += dir.path.as_bytes().len() + dir.recorded.as_ref().map_or(0, |entry| entry.record.len());
             let (recorded, failure) = (dir.recorded.take(), dir.failure.take());
             let (before, private) = (dir.before, dir.private);
+            known.extend(recorded.as_ref().map(|entry| entry.number));
             dirs.push(FinishedDir { path: dir.path.clone(), before, recorded, failure, private });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
-        purposes.push(Purpose::Dirs(ids));
+        purposes.push(Purpose::Dirs(ids, known));
     }
 
     /// Fewer names the shorter the queue is, so that all ranks end together; several directories in one
@@ -623,7 +668,8 @@ impl Coordinator {
                 paths_len += entries.len() * path_len;
                 self.queued_names -= entries.len();
                 self.queued_len -= known_len(&entries);
-                purposes.push(Purpose::Entries { dir, source: state.source, count: entries.len() as u64 });
+                let known = entries.iter().filter_map(|known| Some(known.entry.as_ref()?.number)).collect();
+                purposes.push(Purpose::Entries { dir, source: state.source, count: entries.len() as u64, known });
                 tasks.push(Task::Known { source: state.source, dir: state.path.clone(), entries });
                 continue;
             }
@@ -641,7 +687,8 @@ impl Coordinator {
             self.queued_names -= names.len();
             self.queued_len -= names.byte_len();
             let state = &self.dirs[&dir];
-            purposes.push(Purpose::Entries { dir, source: state.source, count: names.len() as u64 });
+            let (count, known) = (names.len() as u64, Vec::new());
+            purposes.push(Purpose::Entries { dir, source: state.source, count, known });
             tasks.push(Task::Entries { source: state.source, dir: state.path.clone(), names });
         }
     }

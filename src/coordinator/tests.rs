@@ -155,7 +155,7 @@ impl Simulation {
     }
 
     /// What a rank says of a directory that it was to list.
-    fn list(&mut self, dir: &RelPath, stats: &mut Stats) -> TaskResult {
+    fn list(&mut self, dir: &RelPath, keep: usize, stats: &mut Stats) -> TaskResult {
         let mut events = self.lent.remove(dir).expect("it was lent");
         let names = events.iter().filter_map(|event| match event {
             ScanEvent::Names { names, .. } => Some(names.clone()),
@@ -169,15 +169,11 @@ impl Simulation {
         let Some(ScanEvent::Listed { subdirs, failure, .. }) = events.pop() else { panic!("its end") };
         let mut listing = Listing { failure, ..Listing::default() };
         (0..subdirs).for_each(|n| listing.subdirs.push(format!("d{n}").as_bytes(), Kind::Dir));
-        for (batch, names) in names.into_iter().enumerate() {
-            if batch > 0 {
-                listing.rest = names;
-                continue;
-            }
-            listing.kept = names.len() as u64;
-            let paths: Vec<_> = names.iter().map(|(name, _)| dir.join(name)).collect();
-            listing.returned = paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect();
-        }
+        names.iter().flat_map(Names::iter).for_each(|(name, kind)| listing.rest.push(name, kind));
+        let kept = listing.rest.take(keep);
+        listing.kept = kept.len() as u64;
+        let paths: Vec<_> = kept.iter().map(|(name, _)| dir.join(name)).collect();
+        listing.returned = paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect();
         TaskResult::Listed(Box::new(listing))
     }
 
@@ -253,7 +249,7 @@ impl Simulation {
     fn execute(&mut self, task: Task, stats: &mut Stats) -> TaskResult {
         match task {
             Task::Known { .. } => unreachable!("the simulated scan knows of no earlier run"),
-            Task::List { dir, .. } => self.list(&dir, stats),
+            Task::List { dir, keep, .. } => self.list(&dir, keep as usize, stats),
             Task::Entries { dir, names, .. } => {
                 let paths: Vec<_> = names.iter().map(|(name, _)| dir.join(name)).collect();
                 TaskResult::Returned(paths.into_iter().filter_map(|path| self.try_entry(path, false, stats)).collect())
@@ -440,12 +436,13 @@ fn all_ended(work: &Assignment) -> Report {
         Task::FinishDirs { .. } => TaskResult::Dirs { confirmed: vec![] },
         _ => TaskResult::Ended,
     };
+    let dirs = |task: &Task| if let Task::FinishDirs { dirs, .. } = task { dirs.len() as u64 } else { 0 };
     Report {
         halting: None,
         id: work.id,
         results: work.tasks.iter().map(result).collect(),
         bytes_moved: 0,
-        ended: Stats::default(),
+        ended: Stats { files: names_in(work) as u64, dirs: work.tasks.iter().map(dirs).sum(), ..Stats::default() },
         full: false,
         failures: vec![],
         private: Vec::new(),
@@ -564,7 +561,7 @@ fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
                     (TaskResult::Range(None), 0)
                 }
                 Task::FinishFile { .. } => (TaskResult::Owned(Box::new(Owned::Copied(facts(1)))), 1),
-                Task::FinishDirs { .. } => (TaskResult::Dirs { confirmed: vec![] }, 0),
+                Task::FinishDirs { .. } => (TaskResult::Dirs { confirmed: vec![] }, 1),
                 _ => (TaskResult::Ended, 0),
             };
             let report = Report {

@@ -8,8 +8,8 @@ use super::Item;
 
 /// Bytes before an item's encoding: its length.
 const PREFIX_LEN: usize = 4;
-/// Far above the path of the deepest tree; a length beyond it is damage.
-const LONGEST: u32 = 1 << 26;
+/// Far above two paths of the deepest tree and a link's target; a length beyond it is damage, or a lie of another rank.
+const LONGEST: u32 = 1 << 20;
 
 /// An item in its encoding, in memory that the next one can be read into.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +74,11 @@ impl Encoded {
     /// # Errors
     /// `InvalidData` where the bytes are no item.
     pub fn decode(&self) -> io::Result<Item> {
-        postcard::from_bytes(&self.bytes[PREFIX_LEN..]).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+        match postcard::take_from_bytes(&self.bytes[PREFIX_LEN..]) {
+            Ok((item, [])) => Ok(item),
+            Ok(_) => Err(invalid("bytes behind an item".into())),
+            Err(err) => Err(io::Error::new(io::ErrorKind::InvalidData, err)),
+        }
     }
 }
 

@@ -15,9 +15,10 @@ const MAX_BYTES: u64 = 4 << 30;
 /// The state of the current checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    ranks: usize,
     /// One rank a node.
     leaders: Vec<usize>,
+    /// Ranks whose answer to the current step has not come; of every rank.
+    asked: Vec<bool>,
     interval: Duration,
     state: State,
     seq: u64,
@@ -35,7 +36,7 @@ enum State {
     Committing { waiting: usize },
 }
 
-/// A rank answers something that it was not asked.
+/// A rank answers something that it was not asked, or twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an answer to another checkpoint")]
 pub struct OutOfOrder;
@@ -50,7 +51,15 @@ pub(super) struct Orders {
 impl Checkpoints {
     pub(super) fn new(ranks: usize, leaders: Vec<usize>, interval: Duration, durability: Durability) -> Self {
         let leaders = if durability == Durability::Checkpoint { leaders } else { Vec::new() };
-        Self { ranks, leaders, interval, state: State::Idle, seq: 0, ended: Duration::ZERO, bytes: 0 }
+        Self {
+            leaders,
+            asked: vec![false; ranks],
+            interval,
+            state: State::Idle,
+            seq: 0,
+            ended: Duration::ZERO,
+            bytes: 0,
+        }
     }
 
     /// Whether none is under way.
@@ -67,38 +76,51 @@ impl Checkpoints {
     pub(super) fn begin(&mut self, bytes_moved: u64) -> Orders {
         self.seq += 1;
         self.bytes = bytes_moved;
-        self.state = State::Sealing { waiting: self.ranks, any: false };
+        self.state = State::Sealing { waiting: self.asked.len(), any: false };
         self.to_all(Checkpoint::Seal(self.seq))
     }
 
-    fn to_all(&self, order: Checkpoint) -> Orders {
-        Orders { ranks: (0..self.ranks).collect(), order }
+    fn to_all(&mut self, order: Checkpoint) -> Orders {
+        self.to((0..self.asked.len()).collect(), order)
+    }
+
+    fn to(&mut self, ranks: Vec<usize>, order: Checkpoint) -> Orders {
+        ranks.iter().for_each(|&rank| self.asked[rank] = true);
+        Orders { ranks, order }
     }
 
     /// Takes a rank's answer.
     ///
     /// # Errors
     /// It is not one to what was asked.
-    pub(super) fn take(&mut self, answer: &Checkpoint, now: Duration) -> Result<Option<Orders>, OutOfOrder> {
-        if answer.seq() != self.seq {
+    pub(super) fn take(
+        &mut self,
+        from: usize,
+        answer: &Checkpoint,
+        now: Duration,
+    ) -> Result<Option<Orders>, OutOfOrder> {
+        // who answers twice must not stand for one who has not answered
+        if answer.seq() != self.seq || self.asked.get(from) != Some(&true) {
             return Err(OutOfOrder);
         }
+        let ranks = self.asked.len();
         let next = match (self.state, answer) {
             (State::Sealing { waiting, any }, Checkpoint::Sealed(_, some)) => {
                 let any = any || *some;
                 match waiting - 1 {
                     0 if !any => State::Idle,
-                    0 if self.leaders.is_empty() => State::Committing { waiting: self.ranks },
+                    0 if self.leaders.is_empty() => State::Committing { waiting: ranks },
                     0 => State::Syncing { waiting: self.leaders.len() },
                     waiting => State::Sealing { waiting, any },
                 }
             }
-            (State::Syncing { waiting: 1 }, Checkpoint::Synced(..)) => State::Committing { waiting: self.ranks },
+            (State::Syncing { waiting: 1 }, Checkpoint::Synced(..)) => State::Committing { waiting: ranks },
             (State::Syncing { waiting }, Checkpoint::Synced(..)) => State::Syncing { waiting: waiting - 1 },
             (State::Committing { waiting: 1 }, Checkpoint::Committed(..)) => State::Idle,
             (State::Committing { waiting }, Checkpoint::Committed(..)) => State::Committing { waiting: waiting - 1 },
             _ => return Err(OutOfOrder),
         };
+        self.asked[from] = false;
         let changed = std::mem::discriminant(&next) != std::mem::discriminant(&self.state);
         self.state = next;
         Ok(match next {
@@ -107,7 +129,7 @@ impl Checkpoints {
                 self.ended = now;
                 None
             }
-            State::Syncing { .. } => Some(Orders { ranks: self.leaders.clone(), order: Checkpoint::Sync(self.seq) }),
+            State::Syncing { .. } => Some(self.to(self.leaders.clone(), Checkpoint::Sync(self.seq))),
             State::Committing { .. } => Some(self.to_all(Checkpoint::Commit(self.seq))),
             State::Sealing { .. } => None,
         })
@@ -128,27 +150,27 @@ mod tests {
     fn nothing_is_written_down_before_all_is_sealed_and_synced() {
         let mut state = checkpoints(Durability::Checkpoint);
         assert_eq!(state.begin(0), Orders { ranks: vec![0, 1, 2], order: Checkpoint::Seal(1) });
-        assert_eq!(state.take(&Checkpoint::Committed(1, Ok(())), NOW), Err(OutOfOrder));
-        assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(None));
-        assert_eq!(state.take(&Checkpoint::Sealed(1, true), NOW), Ok(None));
+        assert_eq!(state.take(0, &Checkpoint::Committed(1, Ok(())), NOW), Err(OutOfOrder));
+        assert_eq!(state.take(0, &Checkpoint::Sealed(1, false), NOW), Ok(None));
+        assert_eq!(state.take(1, &Checkpoint::Sealed(1, true), NOW), Ok(None));
         let sync = Orders { ranks: vec![0, 2], order: Checkpoint::Sync(1) };
-        assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(Some(sync)));
-        assert_eq!(state.take(&Checkpoint::Synced(1, Ok(())), NOW), Ok(None));
+        assert_eq!(state.take(2, &Checkpoint::Sealed(1, false), NOW), Ok(Some(sync)));
+        assert_eq!(state.take(0, &Checkpoint::Synced(1, Ok(())), NOW), Ok(None));
         let commit = Orders { ranks: vec![0, 1, 2], order: Checkpoint::Commit(1) };
-        assert_eq!(state.take(&Checkpoint::Synced(1, Ok(())), NOW), Ok(Some(commit)));
-        for _ in 0..3 {
+        assert_eq!(state.take(2, &Checkpoint::Synced(1, Ok(())), NOW), Ok(Some(commit)));
+        for rank in 0..3 {
             assert!(!state.is_idle());
-            assert_eq!(state.take(&Checkpoint::Committed(1, Ok(())), NOW), Ok(None));
+            assert_eq!(state.take(rank, &Checkpoint::Committed(1, Ok(())), NOW), Ok(None));
         }
         assert!(state.is_idle() && !state.is_due(NOW, 0, false));
-        assert_eq!(state.take(&Checkpoint::Sealed(2, true), NOW), Err(OutOfOrder));
+        assert_eq!(state.take(0, &Checkpoint::Sealed(2, true), NOW), Err(OutOfOrder));
     }
 
     #[test]
     fn where_nothing_was_finished_nothing_is_synced() {
         let mut state = checkpoints(Durability::Checkpoint);
         state.begin(0);
-        (0..3).for_each(|_| assert_eq!(state.take(&Checkpoint::Sealed(1, false), NOW), Ok(None)));
+        (0..3).for_each(|rank| assert_eq!(state.take(rank, &Checkpoint::Sealed(1, false), NOW), Ok(None)));
         assert!(state.is_idle());
     }
 
@@ -156,10 +178,26 @@ mod tests {
     fn without_durability_only_the_journals_are_written() {
         let mut state = checkpoints(Durability::None);
         state.begin(0);
-        state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
-        state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
-        let orders = state.take(&Checkpoint::Sealed(1, true), NOW).expect("in order");
+        state.take(0, &Checkpoint::Sealed(1, true), NOW).expect("in order");
+        state.take(1, &Checkpoint::Sealed(1, true), NOW).expect("in order");
+        let orders = state.take(2, &Checkpoint::Sealed(1, true), NOW).expect("in order");
         assert_eq!(orders.map(|orders| orders.order), Some(Checkpoint::Commit(1)));
+    }
+
+    #[test]
+    fn a_rank_that_answers_twice_or_was_not_asked_stands_for_no_other() {
+        let mut state = checkpoints(Durability::Checkpoint);
+        state.begin(0);
+        assert_eq!(state.take(1, &Checkpoint::Sealed(1, true), NOW), Ok(None));
+        for rank in [1, 3, usize::MAX] {
+            assert_eq!(state.take(rank, &Checkpoint::Sealed(1, true), NOW), Err(OutOfOrder), "{rank}");
+        }
+        assert_eq!(state.take(0, &Checkpoint::Sealed(1, true), NOW), Ok(None));
+        let sync = state.take(2, &Checkpoint::Sealed(1, true), NOW).expect("in order").map(|orders| orders.ranks);
+        assert_eq!(sync, Some(vec![0, 2]));
+        assert_eq!(state.take(1, &Checkpoint::Synced(1, Ok(())), NOW), Err(OutOfOrder), "it does not sync");
+        assert_eq!(state.take(0, &Checkpoint::Synced(1, Ok(())), NOW), Ok(None));
+        assert_eq!(state.take(0, &Checkpoint::Synced(1, Ok(())), NOW), Err(OutOfOrder));
     }
 
     #[test]

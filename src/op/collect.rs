@@ -28,6 +28,8 @@ struct RankStream {
     last: bool,
     /// Its next record is among the heads.
     is_known: bool,
+    /// The path of its last record, while the next one is not known: none may come before it.
+    reached: Vec<u8>,
 }
 
 /// What was made of the records.
@@ -235,8 +237,10 @@ impl<'a> Merge<'a> {
         }
         let of_rank = &mut self.ranks[stream];
         if head.item.read(&mut of_rank.frame).map_err(|err| bad_frame(stream, err))? {
+            check_order(stream, record.path(), &head.item)?;
             drop(head);
         } else {
+            of_rank.reached = record.path().to_vec();
             PeekMut::pop(head);
             of_rank.is_known = false;
             self.unknown += usize::from(!of_rank.last);
@@ -259,7 +263,10 @@ impl<'a> Merge<'a> {
     /// Takes a frame of a rank.
     fn take(&mut self, lead: &mut Lead<'_>, from: usize, frame: Vec<u8>, last: bool) -> Result<(), LeadError> {
         let stream = &mut self.ranks[from];
-        (stream.asked, stream.last) = (false, last);
+        if !std::mem::take(&mut stream.asked) {
+            return Err(LeadError::Unexpected(from, "records that it was not asked for"));
+        }
+        stream.last = last;
         let unread = usize::try_from(stream.frame.position()).expect("within the frame");
         let mut bytes = std::mem::take(&mut stream.frame).into_inner();
         bytes.drain(..unread);
@@ -269,6 +276,7 @@ impl<'a> Merge<'a> {
             let mut item = Encoded::default();
             stream.is_known = item.read(&mut stream.frame).map_err(|err| bad_frame(from, err))?;
             if stream.is_known {
+                check_order(from, &stream.reached, &item)?;
                 self.heads.push(Head { item, stream: from });
             } else if !last {
                 return Err(LeadError::Unexpected(from, "an empty frame of records"));
@@ -278,6 +286,11 @@ impl<'a> Merge<'a> {
         self.ask(lead, from);
         Ok(())
     }
+}
+
+/// The manifest is sorted only if each rank's records are.
+fn check_order(rank: usize, before: &[u8], item: &Encoded) -> Result<(), LeadError> {
+    if before <= item.path() { Ok(()) } else { Err(LeadError::Unexpected(rank, "records out of their order")) }
 }
 
 fn bad_frame(rank: usize, err: std::io::Error) -> LeadError {

@@ -28,7 +28,7 @@ use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
 use crate::signals::Signals;
 use crate::sys::{Meta, act_as, random_bytes, space};
-use crate::types::{ExitCode, Fate, Kind, Maker, Outcome, Record, Secret, Stats, escaped, human_bytes};
+use crate::types::{ExitCode, Fate, Kind, Maker, Outcome, Record, Secret, Stats, escaped, human_bytes, one_line};
 use crate::worker::Worker;
 
 /// Copies as rank 0; the other ranks are in [`crate::worker::serve`].
@@ -217,7 +217,7 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
     hellos[0] = Some(own);
     for _ in 1..lead.comm.size() {
         match lead.next_of_any()? {
-            (from, Incoming::Hello(hello)) => hellos[from] = Some(hello),
+            (from, Incoming::Hello(hello)) if hellos[from].is_none() => hellos[from] = Some(hello),
             (from, _) => return Err(LeadError::Unexpected(from, "a message before its greeting")),
         }
     }
@@ -229,7 +229,7 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
     };
     let others = troubled.count();
     let more = if others > 0 { format!(" (and {others} more)") } else { String::new() };
-    Ok(Err(format!("rank {rank} on {host}: {trouble}{more}")))
+    Ok(Err(format!("rank {rank} on {}: {}{more}", one_line(host), one_line(trouble))))
 }
 
 /// Everything from the first entry to the manifest.
@@ -261,7 +261,7 @@ fn run(
     lead.run((&mut coordinator, &mut checkpoints), scan, (&recorded.base, &threads), || prepared.is_lost())?;
     let sums = lead.stop(&mut checkpoints)?;
     let progress = coordinator.progress();
-    let sums = Stats { retries: sums.retries + progress.retries, ..sums };
+    let sums = Stats { retries: sums.retries.saturating_add(progress.retries), ..sums };
     let header = header(plan, config, hellos, started);
     let mut summary = Summary {
         started,

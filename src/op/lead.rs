@@ -2,6 +2,7 @@
 //!
 //! One thread, which also speaks MPI; it never waits for one rank while another could go on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, never, select};
@@ -316,6 +317,7 @@ impl<'a> Lead<'a> {
         from: usize,
         answer: &Checkpoint,
     ) -> Result<(), LeadError> {
+        let orders = checkpoints.take(from, answer, self.display.elapsed())?;
         match answer {
             // what was lost may be of entries that are not sealed yet: nothing more may be written down
             Checkpoint::Synced(_, Err(trouble)) => return Err(LeadError::NotDurable(from, trouble.clone())),
@@ -331,7 +333,7 @@ impl<'a> Lead<'a> {
             },
             _ => {}
         }
-        if let Some(orders) = checkpoints.take(answer, self.display.elapsed())? {
+        if let Some(orders) = orders {
             self.order(&orders);
         }
         Ok(())
@@ -352,6 +354,7 @@ impl<'a> Lead<'a> {
         if let Some((path, failure)) = &report.halting {
             self.halt_for(coordinator, path, failure);
         }
+        coordinator.report(from, &report)?;
         for result in &report.results {
             let (TaskResult::Known { confirmed, .. } | TaskResult::Dirs { confirmed }) = result else { continue };
             let all_there = confirmed.iter().all(|number| base.confirm(*number).is_some());
@@ -367,7 +370,7 @@ impl<'a> Lead<'a> {
         if more > 0 {
             self.display.print(&format!("pcopy: error: and {more} more entries beside them; the manifest has each"));
         }
-        Ok(coordinator.report(from, &report)?)
+        Ok(())
     }
 
     /// The job cannot go on: no space, no file system. What ranks report from here on may be broken off.
@@ -472,10 +475,10 @@ impl<'a> Lead<'a> {
     pub fn stop(&mut self, checkpoints: &mut Checkpoints) -> Result<Stats, LeadError> {
         self.phase = "making what was copied durable";
         self.send_to_all(&Message::Stop);
-        let mut running = self.comm.size();
-        while running > 0 {
+        let mut running: BTreeSet<usize> = (0..self.comm.size()).collect();
+        while !running.is_empty() {
             match self.next_of_any()? {
-                (_, Incoming::Stopped(Ok(()))) => running -= 1,
+                (from, Incoming::Stopped(Ok(()))) if running.remove(&from) => {}
                 (_, Incoming::Stopped(Err(_))) => return Err(WorkerError::Thread.into()),
                 (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),

@@ -3,18 +3,22 @@
 //! A frame is a version byte and one [`Message`] in postcard's encoding (postcard.jamesmunns.com,
 //! wire format 1), at most [`MAX_FRAME_LEN`] bytes. A frame of another version, one that ends
 //! early and one that goes on after its message are errors: ranks of different builds in one
-//! job must not guess.
+//! job must not guess. So is a message that cannot be right whatever the job is: a range outside of
+//! its file, an entry without a name, a list that is longer than any that is sent.
 
+mod check;
+mod lists;
 mod names;
 
 use serde::{Deserialize, Serialize};
 
+use lists::at_most;
 pub use names::Names;
 
 use crate::policy::{Filter, Policy};
 use crate::types::{
     Digest, Facts, Failure, Identity, Kind, LinkId, Maker, NameSet, Partial, RelPath, Secret, Stats, Temporary,
-    Timestamp,
+    Timestamp, one_line,
 };
 
 /// Changes with every change of [`Message`] or of a type in it.
@@ -35,6 +39,13 @@ pub const MAX_BATCH_PATHS_LEN: usize = 256 << 10;
 pub const MAX_BATCH_KNOWN: usize = 128;
 /// Failures that a report carries to be shown; it counts the rest, and the manifest has all.
 pub const MAX_SHOWN_FAILURES: usize = 16;
+/// Tasks in one message, at most: a batch of names may be of as many directories, and directories may end beside it.
+pub const MAX_TASKS: usize = 2 * MAX_BATCH_NAMES;
+/// Bytes of names, and directories, of a directory that a rank lists, at most, but for the last one of each.
+pub const MAX_LISTED_LEN: usize = 96 << 10;
+pub const MAX_LISTED_SUBDIRS: usize = 256;
+/// I/O threads of a rank, at most.
+pub const MAX_THREADS: u32 = 65535;
 
 /// Everything that one rank says to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +55,11 @@ pub enum Message {
     /// A rank to rank 0, once: it sees the sources and the destination, or why not.
     Hello(Hello),
     /// Rank 0 to a rank: do this, one task after the other, on one thread.
-    Work { id: u64, tasks: Vec<Task> },
+    Work {
+        id: u64,
+        #[serde(deserialize_with = "at_most::<MAX_TASKS, _, _>")]
+        tasks: Vec<Task>,
+    },
     /// A rank to rank 0: this is done.
     Report(Box<Report>),
     /// A step of a checkpoint.
@@ -105,7 +120,7 @@ pub struct Trouble {
 
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&one_line(&self.text))
     }
 }
 
@@ -271,7 +286,12 @@ pub enum Task {
     Entries { source: u16, dir: RelPath, names: Names },
     /// Look at these entries of one directory, which earlier runs have recorded or begun, and copy those that are not
     /// as recorded.
-    Known { source: u16, dir: RelPath, entries: Vec<Known> },
+    Known {
+        source: u16,
+        dir: RelPath,
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        entries: Vec<Known>,
+    },
     /// Copy one entry that has several names, or that cannot be linked.
     /// With an `id` only if it still is the file of that number.
     Owner {
@@ -290,9 +310,20 @@ pub enum Task {
     /// Remove what was written of the file; with a failure, record that.
     Abandon { file: LargeFile, failure: Option<Failure> },
     /// Give further names to an entry that was copied.
-    Links { source: u16, owner: RelPath, kind: Kind, facts: Box<Facts>, paths: Vec<RelPath> },
+    Links {
+        source: u16,
+        owner: RelPath,
+        kind: Kind,
+        facts: Box<Facts>,
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        paths: Vec<RelPath>,
+    },
     /// Set the metadata of directories whose entries have all ended.
-    FinishDirs { source: u16, dirs: Vec<FinishedDir> },
+    FinishDirs {
+        source: u16,
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        dirs: Vec<FinishedDir>,
+    },
 }
 
 /// A file that is copied in ranges.
@@ -384,6 +415,7 @@ pub struct Report {
     /// Of the [`Message::Work`].
     pub id: u64,
     /// One a task, in their order.
+    #[serde(deserialize_with = "at_most::<MAX_TASKS, _, _>")]
     pub results: Vec<TaskResult>,
     /// Bytes of file data that were moved, for the display.
     pub bytes_moved: u64,
@@ -394,8 +426,10 @@ pub struct Report {
     /// What the job has to stop for: no space is left, the file system is gone. The entry has not ended.
     pub halting: Option<(RelPath, Failure)>,
     /// Of the failures, the first few; `ended` counts them all.
+    #[serde(deserialize_with = "at_most::<MAX_SHOWN_FAILURES, _, _>")]
     pub failures: Vec<(RelPath, Failure)>,
     /// The tasks, by their numbers, in whose directories a private one was made, which goes when they are finished.
+    #[serde(deserialize_with = "at_most::<MAX_TASKS, _, _>")]
     pub private: Vec<u32>,
 }
 
@@ -411,11 +445,19 @@ pub enum TaskResult {
     /// Of a directory: rank 0 has to list it, there is too much in it for one report.
     TooLong,
     /// Of entries: those that need another task.
-    Returned(Vec<Returned>),
+    Returned(#[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")] Vec<Returned>),
     /// Of known entries: the numbers of those that are as recorded, and those that need another task.
-    Known { confirmed: Vec<u64>, returned: Vec<Returned> },
+    Known {
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        confirmed: Vec<u64>,
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        returned: Vec<Returned>,
+    },
     /// Of finished directories: the numbers of those that are as recorded.
-    Dirs { confirmed: Vec<u64> },
+    Dirs {
+        #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
+        confirmed: Vec<u64>,
+    },
     /// Of an owner or of a large file: how it ended, for the links to it.
     Owned(Box<Owned>),
     /// Of a range: its chaining value, if digests are on.
@@ -434,6 +476,7 @@ pub struct Listing {
     pub subdirs: Names,
     /// How many of the other entries the rank has copied; of them those that need another task.
     pub kept: u64,
+    #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
     pub returned: Vec<Returned>,
     /// Those that it has not.
     pub rest: Names,
@@ -482,6 +525,8 @@ pub enum FrameError {
     Damaged(postcard::Error),
     #[error("{0} bytes after the end of a message")]
     Trailing(usize),
+    #[error("a message that no rank sends: {0}")]
+    Senseless(&'static str),
 }
 
 impl Message {
@@ -499,15 +544,15 @@ impl Message {
     /// The message of a frame.
     ///
     /// # Errors
-    /// The frame is not exactly one message of this version.
+    /// The frame is not exactly one message of this version, or one that no rank sends.
     pub fn decode(frame: &[u8]) -> Result<Self, FrameError> {
         if frame.len() > MAX_FRAME_LEN {
             return Err(FrameError::TooLong(frame.len()));
         }
         match frame {
             [] => Err(FrameError::Empty),
-            [PROTOCOL_VERSION, body @ ..] => match postcard::take_from_bytes(body) {
-                Ok((message, [])) => Ok(message),
+            [PROTOCOL_VERSION, body @ ..] => match postcard::take_from_bytes::<Self>(body) {
+                Ok((message, [])) => message.check().map(|()| message).map_err(FrameError::Senseless),
                 Ok((_, rest)) => Err(FrameError::Trailing(rest.len())),
                 Err(err) => Err(FrameError::Damaged(err)),
             },

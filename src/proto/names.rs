@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Kind, is_name};
+use super::at_most;
+use crate::types::{Kind, MAX_NAME_LEN, is_name};
+
+/// Names in one batch, at most: a rank may list more than it copies.
+const MAX_NAMES: usize = 16 << 10;
 
 /// Names and types of entries of one directory, in listing order.
 ///
@@ -20,6 +24,7 @@ pub struct Names {
 struct Packed {
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
+    #[serde(deserialize_with = "at_most::<MAX_NAMES, _, _>")]
     ends: Vec<(u32, Kind)>,
 }
 
@@ -87,7 +92,7 @@ impl TryFrom<Packed> for Names {
         let mut start = 0;
         for &(end, _) in &packed.ends {
             let name = packed.bytes.get(start..end as usize).ok_or(NamesError)?;
-            if !is_name(name) {
+            if !is_name(name) || name.len() > MAX_NAME_LEN {
                 return Err(NamesError);
             }
             start = end as usize;

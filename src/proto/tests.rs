@@ -11,20 +11,16 @@ fn path() -> impl Strategy<Value = RelPath> {
         .prop_map(|names| names.iter().fold(RelPath::root(), |path, name| path.join(name)))
 }
 
+fn entry() -> impl Strategy<Value = RelPath> {
+    (path(), name()).prop_map(|(dir, name)| dir.join(&name))
+}
+
 fn name() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 1..40).prop_filter("a name", |name| crate::types::is_name(name))
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(vec![
-        Kind::File,
-        Kind::Dir,
-        Kind::Symlink,
-        Kind::Fifo,
-        Kind::Socket,
-        Kind::CharDev,
-        Kind::BlockDev,
-    ])
+    prop::sample::select(vec![Kind::File, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDev, Kind::BlockDev])
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -38,14 +34,14 @@ fn time() -> impl Strategy<Value = Timestamp> {
 }
 
 fn large() -> impl Strategy<Value = LargeFile> {
-    (any::<u16>(), path(), any::<u64>(), time(), time(), any::<bool>()).prop_map(
+    (any::<u16>(), entry(), 4097u64..1 << 62, time(), time(), any::<bool>()).prop_map(
         |(source, path, size, mtime, ctime, sparse)| LargeFile {
             source,
             path,
             identity: Identity { size, mtime, ctime },
             atime: ctime,
             sparse,
-            range_len: size,
+            range_len: crate::plan::range_len_of(size, sparse, 4096),
             temporary: Temporary { generation: 2, attempt: 1 },
             found: sparse,
         },
@@ -103,7 +99,7 @@ fn known() -> impl Strategy<Value = Known> {
 fn task() -> impl Strategy<Value = Task> {
     prop_oneof![
         (any::<u16>(), path(), names()).prop_map(|(source, dir, names)| Task::Entries { source, dir, names }),
-        (any::<u16>(), path(), kind(), any::<u8>(), any::<Option<u64>>()).prop_map(
+        (any::<u16>(), entry(), kind(), any::<u8>(), any::<Option<u64>>()).prop_map(
             |(source, path, kind, attempt, ino)| {
                 let id = ino.map(|ino| LinkId { dev: 1, ino });
                 Task::Owner { source, path, kind, id, attempt, unlinkable: id.is_none(), partial: None }
@@ -114,14 +110,18 @@ fn task() -> impl Strategy<Value = Task> {
             dir,
             entries
         }),
-        (large(), any::<u64>()).prop_map(|(file, index)| Task::Range { file, index }),
+        (large(), any::<prop::sample::Index>()).prop_map(|(file, index)| {
+            let count = file.ranges().expect("a sound file").count();
+            let index = index.index(usize::try_from(count).expect("few")) as u64;
+            Task::Range { file, index }
+        }),
         (large(), any::<Option<Digest>>(), any::<bool>()).prop_map(|(file, digest, unlinkable)| Task::FinishFile {
             file,
             digest,
             unlinkable
         }),
         (large(), prop::option::of(failure())).prop_map(|(file, failure)| Task::Abandon { file, failure }),
-        (any::<u16>(), path(), kind(), facts(), prop::collection::vec(path(), 0..9)).prop_map(
+        (any::<u16>(), entry(), kind(), facts(), prop::collection::vec(entry(), 0..9)).prop_map(
             |(source, owner, kind, facts, paths)| Task::Links { source, owner, kind, facts: Box::new(facts), paths }
         ),
         (any::<u16>(), prop::collection::vec((path(), prop::option::of(failure())), 0..9)).prop_map(
@@ -139,14 +139,14 @@ fn task() -> impl Strategy<Value = Task> {
 fn returned() -> impl Strategy<Value = Returned> {
     prop_oneof![
         large().prop_map(Returned::Large),
-        (path(), kind(), any::<[u64; 2]>(), large(), prop::option::of(facts())).prop_map(
+        (entry(), kind(), any::<[u64; 2]>(), large(), prop::option::of(facts())).prop_map(
             |(path, kind, [dev, ino], file, there)| {
                 let (identity, names) = (file.identity, file.range_len);
                 let there = there.map(Box::new);
                 Returned::Linked { path, kind, id: LinkId { dev, ino }, identity, names, there }
             }
         ),
-        (path(), kind()).prop_map(|(path, kind)| Returned::Unlinkable { path, kind }),
+        (entry(), kind()).prop_map(|(path, kind)| Returned::Unlinkable { path, kind }),
     ]
 }
 
@@ -169,8 +169,8 @@ fn result() -> impl Strategy<Value = TaskResult> {
 }
 
 fn job() -> impl Strategy<Value = Job> {
-    (any::<u64>(), path(), any::<Option<Vec<u8>>>(), any::<Option<usize>>(), any::<u64>()).prop_map(
-        |(id, target, single, threads, range_len)| Job {
+    (any::<u64>(), entry(), prop::option::of(name()), prop::option::of(1usize..9), 12u32..=40).prop_map(
+        |(id, target, single, threads, range_bits)| Job {
             id,
             secret: Secret::new([7; 16]),
             maker: Maker::of(4, 0o644),
@@ -183,7 +183,7 @@ fn job() -> impl Strategy<Value = Job> {
             fresh: false,
             coarse_times: true,
             tuning: Tuning {
-                range_len,
+                range_len: 1 << range_bits,
                 block_len: 4096,
                 threads,
                 direct: Direct::Auto,
@@ -204,14 +204,14 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         Just(Message::Begin(None)),
         job().prop_map(|job| Message::Begin(Some(Box::new(job)))),
-        (".*", any::<u32>(), any::<Option<String>>())
+        (".*", 1u32..100, any::<Option<String>>())
             .prop_map(|(host, threads, trouble)| { Message::Hello(Hello { host, threads, syncs: true, trouble }) }),
         (any::<u64>(), prop::collection::vec(task(), 0..3)).prop_map(|(id, tasks)| Message::Work { id, tasks }),
         (
             any::<u64>(),
             prop::collection::vec(result(), 0..3),
             any::<u64>(),
-            any::<[u64; Stats::LEN]>(),
+            any::<[u32; Stats::LEN]>(),
             prop::collection::vec((path(), failure()), 0..5)
         )
             .prop_map(|(id, results, bytes_moved, ended, mut failures)| {
@@ -220,7 +220,7 @@ fn message() -> impl Strategy<Value = Message> {
                     id,
                     results,
                     bytes_moved,
-                    ended: Stats::from_array(ended),
+                    ended: Stats::from_array(ended.map(u64::from)),
                     full: true,
                     halting,
                     failures,
@@ -311,4 +311,209 @@ fn a_path_that_leaves_the_root_is_refused_in_a_message() {
     let mut bad = frame.clone();
     bad[at..at + 2].copy_from_slice(b"..");
     assert!(matches!(Message::decode(&bad), Err(FrameError::Damaged(_))));
+}
+
+fn file(size: u64, range_len: u64) -> LargeFile {
+    let (mtime, ctime) = (Timestamp::default(), Timestamp::default());
+    LargeFile {
+        source: 0,
+        path: RelPath::root().join(b"f"),
+        identity: Identity { size, mtime, ctime },
+        atime: mtime,
+        sparse: false,
+        range_len,
+        temporary: Temporary { generation: 1, attempt: 0 },
+        found: false,
+    }
+}
+
+fn work(task: Task) -> Message {
+    Message::Work { id: 1, tasks: vec![task] }
+}
+
+fn report(result: TaskResult) -> Message {
+    let (results, failures) = (vec![result], Vec::new());
+    let ended = Stats::default();
+    Message::Report(Box::new(Report { id: 1, results, bytes_moved: 0, ended, full: false, halting: None, failures }))
+}
+
+/// A job of one source, a directory that becomes the copy's `in`, or the single entry of that name.
+fn job_of(single: Option<&[u8]>) -> Job {
+    let tuning = Tuning {
+        range_len: 4096,
+        block_len: 4096,
+        threads: None,
+        direct: Direct::Auto,
+        digest: true,
+        sparse: Sparse::Auto,
+        durability: Durability::Checkpoint,
+        retries: 0,
+        reflink: Reflink::Auto,
+    };
+    let single = single.map(<[u8]>::to_vec);
+    Job {
+        id: 1,
+        sources: vec![Source { dir: b"/s".to_vec(), single, target: RelPath::root().join(b"in"), file_system: 0 }],
+        destination: b"/d".to_vec(),
+        abandoned: Vec::new(),
+        generation: 1,
+        began: None,
+        state: None,
+        fresh: true,
+        coarse_times: false,
+        tuning,
+        policy: Policy::default(),
+        filter: Filter::default(),
+        one_file_system: false,
+    }
+}
+
+#[test]
+fn a_message_that_cannot_be_right_is_refused_when_it_is_decoded() {
+    let (root, f) = (RelPath::root(), RelPath::root().join(b"f"));
+    let known = |name: &[u8], kind| {
+        let entries = vec![Known { name: name.to_vec(), kind, entry: None, partial: None }];
+        work(Task::Known { source: 0, dir: RelPath::root(), entries })
+    };
+    let owner = |path: &RelPath, kind| {
+        let (id, partial) = (None, None);
+        work(Task::Owner { source: 0, path: path.clone(), kind, id, attempt: 0, unlinkable: false, partial })
+    };
+    let range = |size, range_len, index| work(Task::Range { file: file(size, range_len), index });
+    let large = |size, range_len| report(TaskResult::Returned(vec![Returned::Large(file(size, range_len))]));
+    let begin = |change: &dyn Fn(&mut Job)| {
+        let mut job = job_of(None);
+        change(&mut job);
+        Message::Begin(Some(Box::new(job)))
+    };
+    let single = |name: &[u8]| Message::Begin(Some(Box::new(job_of(Some(name)))));
+    let hello = |threads, host: String| Message::Hello(Hello { host, threads, syncs: true, trouble: None });
+    let listing = |listing| report(TaskResult::Listed(Box::new(listing)));
+    let many = |count: usize, kind| {
+        let mut names = Names::default();
+        (0..count).for_each(|n| names.push(format!("{n}").as_bytes(), kind));
+        names
+    };
+    let good = [
+        known(b"f", Kind::Fifo),
+        owner(&f, Kind::File),
+        range(4097, 4096, 1),
+        large(1 << 62, 1 << 40),
+        begin(&|_| {}),
+        single(b"x"),
+        hello(4, "node".into()),
+        listing(Listing { subdirs: many(257, Kind::Dir), rest: many(9000, Kind::File), ..Listing::default() }),
+    ];
+    for message in good {
+        assert_eq!(Message::decode(&message.encode().expect("encodes")), Ok(message));
+    }
+    let bad = [
+        known(b"..", Kind::File),
+        known(b"a/b", Kind::File),
+        known(b"", Kind::File),
+        known(&[b'n'; 4097], Kind::File),
+        known(b"f", Kind::Dir),
+        owner(&root, Kind::File),
+        owner(&f, Kind::Dir),
+        work(Task::Entries { source: 0, dir: root.clone(), names: many(1, Kind::Dir) }),
+        range(4097, 4096, 2),
+        range(4097, 4096, u64::MAX),
+        range(4096, 4096, 0),
+        range(u64::MAX, 4096, 0),
+        range(9000, 0, 0),
+        range(9000, 4095, 0),
+        range(9000, 2048, 0),
+        range(1 << 62, 1 << 41, 0),
+        large(1 << 40, 4096),
+        large(9000, 5000),
+        report(TaskResult::Owned(Box::new(Owned::Large(file(1, 4096))))),
+        report(TaskResult::Returned(vec![Returned::Unlinkable { path: root.clone(), kind: Kind::File }])),
+        begin(&|job| job.sources.clear()),
+        begin(&|job| job.generation = 0),
+        begin(&|job| job.tuning.range_len = 5000),
+        begin(&|job| job.tuning.block_len = 0),
+        begin(&|job| job.tuning.block_len = 1 << 40),
+        begin(&|job| job.tuning.threads = Some(1 << 20)),
+        single(b".."),
+        single(b"../etc/passwd"),
+        hello(0, "node".into()),
+        hello(u32::MAX, "node".into()),
+        hello(1, "n".repeat(2000)),
+        listing(Listing { subdirs: many(258, Kind::Dir), ..Listing::default() }),
+        listing(Listing { subdirs: many(1, Kind::File), ..Listing::default() }),
+        listing(Listing { rest: many(12_000, Kind::File), ..Listing::default() }),
+    ];
+    for message in bad {
+        let decoded = Message::decode(&message.encode().expect("encodes"));
+        assert!(matches!(decoded, Err(FrameError::Senseless(_) | FrameError::Damaged(_))), "{message:?}");
+    }
+}
+
+#[test]
+fn a_list_is_no_longer_than_any_that_is_sent() {
+    let ended = |count| {
+        let (results, failures, ended) = (vec![TaskResult::Ended; count], Vec::new(), Stats::default());
+        Message::Report(Box::new(Report {
+            id: 1,
+            results,
+            bytes_moved: 0,
+            ended,
+            full: false,
+            halting: None,
+            failures,
+        }))
+    };
+    let unlinkable = Returned::Unlinkable { path: RelPath::root().join(b"f"), kind: Kind::File };
+    let returned = |count| report(TaskResult::Returned(vec![unlinkable.clone(); count]));
+    let confirmed = |count| report(TaskResult::Dirs { confirmed: vec![0; count] });
+    let cases: [(usize, &dyn Fn(usize) -> Message); 3] =
+        [(MAX_TASKS, &ended), (MAX_BATCH_NAMES, &returned), (MAX_BATCH_NAMES, &confirmed)];
+    for (most, message) in cases {
+        let decoded = |count| Message::decode(&message(count).encode().expect("encodes"));
+        assert!(decoded(most).is_ok());
+        assert!(matches!(decoded(most + 1), Err(FrameError::Damaged(_))));
+    }
+}
+
+#[test]
+fn a_job_has_the_tasks_of_its_sources_and_no_other() {
+    let path = |path: &str| RelPath::new(path.as_bytes().to_vec()).expect("a path");
+    let entries =
+        |source, dir: &str, name: &[u8]| Task::Entries { source, dir: path(dir), names: Names::one(name, Kind::File) };
+    let list = |source, dir: &str| Task::List { source, dir: path(dir), keep: 1 };
+    let finish = |dir: &str| {
+        let dirs = vec![FinishedDir { path: path(dir), before: None, recorded: None, failure: None }];
+        Task::FinishDirs { source: 0, dirs }
+    };
+    let range = |source| Task::Range { file: LargeFile { source, path: path("in/f"), ..file(9000, 4096) }, index: 0 };
+    let (dir, single) = (job_of(None), job_of(Some(b"x")));
+    let dry = Job { policy: Policy { dry_run: true, ..Policy::default() }, ..job_of(None) };
+    for (job, task, has) in [
+        (&dir, entries(0, "in", b"f"), true),
+        (&dir, entries(0, "in/deep", b"f"), true),
+        (&dir, entries(1, "in", b"f"), false),
+        (&dir, entries(u16::MAX, "in", b"f"), false),
+        (&dir, entries(0, "", b"in"), false),
+        (&dir, entries(0, "inn", b"f"), false),
+        (&dir, list(0, "in"), true),
+        (&dir, list(0, ""), false),
+        (&dir, finish("in/d"), true),
+        (&dir, finish("other"), false),
+        (&dir, range(0), true),
+        (&dir, range(1), false),
+        (&dry, range(0), false),
+        (&dry, entries(0, "in", b"f"), true),
+        (&single, entries(0, "", b"in"), true),
+        (&single, entries(0, "", b"other"), false),
+        (&single, list(0, "in"), false),
+        (&single, finish("in"), false),
+    ] {
+        assert_eq!(job.has(&task), has, "{task:?}");
+    }
+}
+
+#[test]
+fn what_another_rank_says_is_shown_as_one_line() {
+    let trouble = Trouble { text: "no\nspace\x1b[1A".into(), errno: 28 };
+    assert_eq!(trouble.to_string(), "no\\nspace\\u{1b}[1A");
 }

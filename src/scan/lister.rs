@@ -7,15 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Roots, failure};
 use crate::guard::Guard;
-use crate::proto::{DirBefore, Job, Names};
+use crate::proto::{DirBefore, Job, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, Names};
 use crate::retry::Retry;
 use crate::sys::{DirCache, Errno, Meta, Reading, Unsynced, list, open_dir_at};
 use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
-
-/// Bytes of names, and directories, that a rank keeps of one directory. What is longer is for rank 0, which can hand it on
-/// in parts, and wait before it goes on.
-const MAX_NAMES_LEN: usize = 96 << 10;
-const MAX_SUBDIRS: usize = 256;
 
 /// What a listing of an open directory shows.
 ///
@@ -213,7 +208,8 @@ impl Lister {
                     Err(Errno::ENOENT) => {}
                     Err(err) => unknown = Some(err),
                 }
-                if found.names.byte_len() > MAX_NAMES_LEN || found.subdirs.len() > MAX_SUBDIRS {
+                // rank 0 can hand it on in parts, and wait before it goes on
+                if found.names.byte_len() > MAX_LISTED_LEN || found.subdirs.len() > MAX_LISTED_SUBDIRS {
                     too_long = TooLong::Yes;
                 }
                 let goes_on = unknown.is_none() && too_long == TooLong::No;

@@ -255,8 +255,12 @@ impl Handle<'_> {
     /// Sets access and modification time.
     ///
     /// # Errors
-    /// Those of futimens(3) and utimensat(2); `ENOENT` as of [`Self::set_mode`].
+    /// Those of futimens(3) and utimensat(2); `ENOENT` as of [`Self::set_mode`]; `EINVAL` for a second of more than 10^9 ns.
+    /// Two such numbers, which a server or a message may hold, would mean something else to the kernel: now, and not at all.
     pub fn set_times(self, atime: Timestamp, mtime: Timestamp) -> Result<(), Errno> {
+        if atime.nsec.max(mtime.nsec) >= 1_000_000_000 {
+            return Err(Errno::EINVAL);
+        }
         let (atime, mtime) = (time_spec(atime), time_spec(mtime));
         match self {
             Self::Open(fd) => futimens(fd, &atime, &mtime),

@@ -7,10 +7,15 @@ use serde::{Deserialize, Serialize};
 /// A path relative to the root of the copy: names joined by `/`; empty for the root itself.
 ///
 /// No component is empty, `.` or `..`, and no byte is NUL, so that walking it name by name
-/// stays below the directory where the walk began. Any other bytes are allowed, of any length.
+/// stays below the directory where the walk began. Any other bytes are allowed.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "serde_bytes::ByteBuf")]
 pub struct RelPath(#[serde(serialize_with = "serde_bytes::serialize")] Vec<u8>);
+
+/// Bytes of a path from outside, at most: twice what the scan goes down to, and the whole of a message many times over.
+const MAX_LEN: usize = 128 << 10;
+/// Bytes of a name from outside, at most: PATH_MAX, beyond what any file system has.
+pub const MAX_NAME_LEN: usize = 4096;
 
 /// Bytes that are not a [`RelPath`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -26,13 +31,14 @@ impl RelPath {
     /// Validates bytes from outside (a message, a file).
     ///
     /// # Errors
-    /// A component that is empty, `.` or `..`, a leading or trailing slash, or a NUL byte.
+    /// A component that is empty, `.` or `..`, a leading or trailing slash, a NUL byte, or more than 128 KiB.
     pub fn new(bytes: Vec<u8>) -> Result<Self, PathError> {
         // byte by byte only where it must be: every record and message has paths
-        if bytes.is_empty() || (!bytes.contains(&0) && bytes.split(|&b| b == b'/').all(can_be_part)) {
+        let is_path = |bytes: &[u8]| !bytes.contains(&0) && bytes.split(|&b| b == b'/').all(can_be_part);
+        if bytes.is_empty() || (bytes.len() <= MAX_LEN && is_path(&bytes)) {
             Ok(Self(bytes))
         } else {
-            Err(PathError(escaped(&bytes)))
+            Err(PathError(escaped(&bytes[..bytes.len().min(MAX_NAME_LEN)])))
         }
     }
 
@@ -71,6 +77,21 @@ impl RelPath {
             [b'/', rest @ ..] => Some(Self(rest.to_vec())),
             _ => None,
         }
+    }
+
+    /// Whether this is `dir`, or something in it at whatever depth.
+    pub fn is_at_or_below(&self, dir: &Self) -> bool {
+        dir.is_root() || matches!(self.0.strip_prefix(dir.as_bytes()), Some([] | [b'/', ..]))
+    }
+
+    /// Whether this is the path of an entry of the directory `dir` itself.
+    pub fn is_entry_of(&self, dir: &Self) -> bool {
+        let name = match self.0.strip_prefix(dir.as_bytes()) {
+            Some(name) if dir.is_root() => name,
+            Some([b'/', name @ ..]) => name,
+            _ => return false,
+        };
+        !name.is_empty() && !name.contains(&b'/')
     }
 
     /// The directory that holds the entry, and the entry's name; `None` for the root.
@@ -123,6 +144,15 @@ pub fn escaped(path: &[u8]) -> String {
     shown
 }
 
+/// A text from another rank as one line: control characters, which could move a terminal's cursor, escaped.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&if self.is_root() { ".".into() } else { escaped(&self.0) })
@@ -156,6 +186,7 @@ mod tests {
         for bad in ["/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "a\0b"] {
             assert!(RelPath::new(bad.as_bytes().to_vec()).is_err(), "{bad:?}");
         }
+        assert!(RelPath::new(vec![b'a'; MAX_LEN + 1]).is_err() && RelPath::new(vec![b'a'; MAX_LEN]).is_ok());
         for good in ["", "a", "a/b", "...", "a/..b", "-", "a\nb", "\\"] {
             assert!(RelPath::new(good.as_bytes().to_vec()).is_ok(), "{good:?}");
         }
@@ -177,6 +208,28 @@ mod tests {
         assert_eq!(path("run/x").strip(&path("run")), Some(path("x")));
         assert_eq!(path("run").strip(&path("run")), Some(RelPath::root()));
         assert_eq!(path("run2/x").strip(&path("run")), None);
+    }
+
+    #[test]
+    fn what_is_in_a_directory_is_told_by_whole_names() {
+        for (entry, dir, below, own) in [
+            ("a", "", true, true),
+            ("a/b", "", true, false),
+            ("", "", true, false),
+            ("a/b", "a", true, true),
+            ("a", "a", true, false),
+            ("a/b/c", "a", true, false),
+            ("ab", "a", false, false),
+            ("b", "a", false, false),
+        ] {
+            let found = (path(entry).is_at_or_below(&path(dir)), path(entry).is_entry_of(&path(dir)));
+            assert_eq!(found, (below, own), "{entry} in {dir}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_another_rank_is_one_line() {
+        assert_eq!(one_line("no\n\x1b[2Jway: a\\n"), "no\\n\\u{1b}[2Jway: a\\n");
     }
 
     #[test]

@@ -62,7 +62,13 @@ impl Stats {
 
     /// Entries that ended, in one way or the other.
     pub fn entries(self) -> u64 {
-        self.files + self.dirs + self.symlinks + self.others + self.errors
+        self.checked_entries().unwrap_or(u64::MAX)
+    }
+
+    /// The same; `None` where the counters, which may be another rank's word, are no counters.
+    pub fn checked_entries(self) -> Option<u64> {
+        let Self { files, dirs, symlinks, others, errors, .. } = self;
+        [dirs, symlinks, others, errors].into_iter().try_fold(files, u64::checked_add)
     }
 
     /// Counts an entry.
@@ -85,7 +91,8 @@ impl Stats {
         } else if facts.hardlink.is_some() {
             self.hardlinks += 1;
         } else if record.kind == Kind::File {
-            self.bytes += facts.size;
+            // a record may be another rank's word
+            self.bytes = self.bytes.saturating_add(facts.size);
         }
         self.unkept += u64::from(facts.unkept.any());
         for (count, (kind, _)) in self.unkept_kinds.iter_mut().zip(Unkept::KINDS) {
@@ -97,7 +104,7 @@ impl Stats {
     pub fn add(&mut self, other: &Self) {
         let mut sum = self.to_array();
         for (mine, theirs) in sum.iter_mut().zip(other.to_array()) {
-            *mine += theirs;
+            *mine = mine.saturating_add(theirs);
         }
         *self = Self::from_array(sum);
     }

@@ -72,6 +72,8 @@ pub enum WorkerError {
     Signals(#[from] SignalError),
     #[error("rank 0 sent {0}, which has no place here")]
     Unexpected(&'static str),
+    #[error("rank {0} sent a message; only rank 0 may")]
+    Foreign(usize),
     #[error("an I/O thread ended")]
     Thread,
 }
@@ -84,9 +86,9 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
     let mut pause = Pause::default();
     let mut signals = Signals::catch()?;
     let job = loop {
-        match comm.receive()? {
-            Some((_, Message::Begin(Some(job)))) => break job,
-            Some((_, Message::Begin(None))) => return Ok(()),
+        match next_order(comm)? {
+            Some(Message::Begin(Some(job))) => break job,
+            Some(Message::Begin(None)) => return Ok(()),
             Some(_) => return Err(WorkerError::Unexpected("work before the job")),
             None => thread::sleep(pause.longer()),
         }
@@ -99,7 +101,7 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
     pause.reset();
     loop {
         let mut idle = true;
-        while let Some((_, message)) = comm.receive()? {
+        while let Some(message) = next_order(comm)? {
             idle = false;
             let next = match &mut worker {
                 Some(worker) => worker.handle(comm, message)?,
@@ -124,6 +126,15 @@ pub fn serve(comm: &mut Comm) -> Result<(), WorkerError> {
             Some(worker) => worker.wait(comm, &mut pause)?,
             None => thread::sleep(pause.longer()),
         }
+    }
+}
+
+/// The next message of rank 0: no other rank has anything to say to this one.
+fn next_order(comm: &mut Comm) -> Result<Option<Message>, WorkerError> {
+    match comm.receive()? {
+        None => Ok(None),
+        Some((0, message)) => Ok(Some(message)),
+        Some((from, _)) => Err(WorkerError::Foreign(from)),
     }
 }
 
@@ -206,11 +217,15 @@ impl Worker {
         match message {
             Message::Work { id, tasks } => {
                 let sender = self.tasks.as_ref().ok_or(WorkerError::Unexpected("work after the end"))?;
+                if !tasks.iter().all(|task| self.job.has(task)) {
+                    return Err(WorkerError::Unexpected("work of another job"));
+                }
                 sender.send((id, tasks)).map_err(|_| WorkerError::Thread)?;
             }
             Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
             Message::Limit(bytes_per_s) => self.throttle.set(bytes_per_s),
             Message::Halt => self.halt.store(true, Ordering::Relaxed),
+            Message::Stop if self.tasks.is_none() => return Err(WorkerError::Unexpected("a second end")),
             Message::Stop => {
                 let stopped = self.stop();
                 comm.send(0, &Message::Stopped(stopped));
@@ -218,6 +233,9 @@ impl Worker {
                 if comm.rank() != 0 {
                     comm.sum(&self.stats().to_array());
                 }
+            }
+            Message::WantRecords(_) if self.tasks.is_some() => {
+                return Err(WorkerError::Unexpected("a wish for records before the end"));
             }
             Message::WantRecords(len) => {
                 let (records, last) = self.next_records(len.min(MAX_RECORDS_LEN) as usize)?;
