@@ -3,6 +3,7 @@
 
 mod driver;
 mod ends;
+mod fuzz;
 mod scale;
 
 #[global_allocator]
