@@ -65,12 +65,13 @@ pub(super) fn collect(
 ) -> Result<Collected, LeadError> {
     lead.phase = "all is copied and durable; writing the manifest";
     let trouble = |error| LeadError::Manifest(target.shown.unwrap_or_default().to_string(), error);
-    let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
     let manifest = target.place.map(|place| Writer::create(place, target.header)).transpose().map_err(trouble)?;
-    drop(acting);
     let outputs = Outputs { manifest, base: target.base, said: target.said };
+    // its threads are started as whom they act
     let mut pipeline = Pipeline::start(outputs).map_err(trouble)?;
+    drop(acting);
     let mut merge = Merge::new(lead, of_base);
     let merged = pass_on(lead, &mut merge, &mut pipeline, job);
     // what ranks were asked for has to arrive, or they would wait for ever

@@ -108,7 +108,8 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
 fn say_how_to_go_on(display: &Display, plan: &Plan, stop: Option<Stop>) {
     let what = match stop {
         Some(Stop::NoSpace) => {
-            let free = space(&plan.root).map_or_else(|_| "an unknown amount".into(), |(free, _)| human_bytes(free));
+            let free = act_as(plan.policy.run_as).and_then(|_acting| space(&plan.root));
+            let free = free.map_or_else(|_| "an unknown amount".into(), |(free, _)| human_bytes(free));
             format!("{free} free, or no inodes, or a quota is used up: make space there")
         }
         Some(Stop::FileSystemGone) => "see that both file systems are mounted, and writable".into(),
@@ -153,6 +154,7 @@ fn deadline(config: &Config, started: Clock, display: &mut Display) -> Option<Du
 
 /// A quick look at the free space: nobody knows yet how much there is to copy, but a source that is a whole file system says.
 fn note_space(display: &mut Display, plan: &Plan) {
+    let Ok(_acting) = act_as(plan.policy.run_as) else { return };
     let Ok((free, _)) = space(&plan.root) else { return };
     let roots = plan.sources.iter().filter(|source| source.single.is_none());
     for dir in roots.map(|source| Path::new(std::ffi::OsStr::from_bytes(&source.dir))) {
@@ -253,7 +255,8 @@ fn run(
     let what = (plan.choice.selection.clone(), recorded.clone());
     let scan = Scan::start(&job, roots, what, cores, &plan.singles).map_err(LeadError::Scan)?;
     drop(acting);
-    lead.limit = Limit::new(config.limit_rate, prepared.state_dir().map_err(|err| LeadError::State(".".into(), err))?);
+    let state = prepared.state_dir().map_err(|err| LeadError::State(".".into(), err))?;
+    lead.limit = Limit::new(config.limit_rate, state, job.policy.run_as);
     lead.share_limit(&threads);
     let leaders = (0..).zip(hellos).filter(|(_, hello)| hello.syncs).map(|(rank, _)| rank).collect();
     let durability = if job.policy.dry_run { Durability::None } else { config.tuning.durability };
@@ -281,7 +284,7 @@ fn run(
     };
     let collected = match lead.stop {
         Some(_) => Err(LeadError::Halted),
-        None if !prepared.is_held() => return Err(LeadError::LockLost),
+        None if !act_as(job.policy.run_as).is_ok_and(|_acting| prepared.is_held()) => return Err(LeadError::LockLost),
         None => {
             // three counts of the same entries: by the scan, by the ranks, in the manifest
             let ended = sums.entries();

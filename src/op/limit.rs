@@ -6,7 +6,8 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use crate::sys::{Errno, Reading, open_read};
+use crate::policy::RunAs;
+use crate::sys::{Errno, Reading, act_as, open_read};
 use crate::types::{human_bytes, parse_rate};
 
 /// In the state directory.
@@ -18,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Limit {
     dir: Option<OwnedFd>,
+    /// Whose file it is.
+    reads_as: RunAs,
     /// Of the command line, in bytes a second.
     given: Option<u64>,
     /// What the file said last; `None` without a file.
@@ -37,8 +40,8 @@ pub(super) enum Change {
 
 impl Limit {
     /// With the limit of the command line, and the state directory if there is one.
-    pub(super) fn new(given: Option<u64>, dir: Option<OwnedFd>) -> Self {
-        Self { dir, given, of_file: None, complained: None, next_look: Duration::ZERO }
+    pub(super) fn new(given: Option<u64>, dir: Option<OwnedFd>, reads_as: RunAs) -> Self {
+        Self { dir, reads_as, given, of_file: None, complained: None, next_look: Duration::ZERO }
     }
 
     /// Bytes a second, of all ranks together.
@@ -52,7 +55,7 @@ impl Limit {
             return None;
         }
         self.next_look = elapsed + INTERVAL;
-        let text = match read(self.dir.as_ref()?) {
+        let text = match read(self.dir.as_ref()?, self.reads_as) {
             Ok(text) => text,
             // on what cannot be read now the next look may tell more
             Err(_) => return None,
@@ -84,7 +87,8 @@ pub(super) fn shown(rate: Option<u64>) -> String {
 }
 
 /// What the file says; `None` without a file.
-fn read(dir: &OwnedFd) -> std::io::Result<Option<String>> {
+fn read(dir: &OwnedFd, reads_as: RunAs) -> std::io::Result<Option<String>> {
+    let _acting = act_as(reads_as)?;
     let file = match open_read(dir.as_fd(), FILE_NAME.as_bytes(), Reading::default()) {
         Ok(file) => File::from(file),
         Err(Errno::ENOENT) => return Ok(None),

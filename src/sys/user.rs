@@ -12,6 +12,9 @@ use crate::policy::RunAs;
 
 /// As long as it lives, this thread and the threads that it starts act as somebody else towards file systems. The C
 /// library's calls would change all threads, and with them MPI's, whose shared memory belongs to who started the job.
+///
+/// The real and the saved id stay: nobody but root may then signal or trace the process, and the thread itself can come
+/// back. A thread that was started meanwhile never does: it has none of these.
 pub struct Acting {
     before: Option<Identity>,
     /// Bound to its thread.
@@ -47,16 +50,35 @@ pub fn act_as(RunAs { uid, gid }: RunAs) -> Result<Acting, Errno> {
         Some(name) => getgrouplist(&name, gid)?,
         None => vec![gid],
     };
+    let is_root = before.uid.is_root();
     set_groups(&groups)?;
+    // dropped by an error, it takes back what was changed before that
+    let acting = Acting { before: Some(before), _thread: PhantomData };
     set_gid(gid)?;
     set_uid(uid)?;
-    Ok(Acting { before: Some(before), _thread: PhantomData })
+    // where the kernel does not take the capabilities with the id, file systems would go on asking nobody
+    if is_root && !uid.is_root() && has_capabilities()? {
+        return Err(Errno::EPERM);
+    }
+    Ok(acting)
+}
+
+/// Whether this thread has any capability in effect: securebits(7) can keep them through a change of the user.
+fn has_capabilities() -> Result<bool, Errno> {
+    /// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h.
+    const VERSION: u32 = 0x2008_0522;
+    let mut header = [VERSION, 0];
+    let mut sets = [[0u32; 3]; 2];
+    // SAFETY: capget(2) reads the header, version and thread (0: this one), and writes two structs of three words.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) })?;
+    // effective, permitted, inheritable
+    Ok(sets.iter().any(|[effective, ..]| *effective != 0))
 }
 
 impl Drop for Acting {
     fn drop(&mut self) {
         let Some(before) = &self.before else { return };
-        // the user first: only he may set the others
+        // the user first: only root may set the others
         let back = set_uid(before.uid).and_then(|()| set_gid(before.gid)).and_then(|()| set_groups(&before.groups));
         back.expect("who may become another user may become himself again");
     }
@@ -142,6 +164,25 @@ mod tests {
             assert_eq!(beside.join().expect("ends"), Uid::from_raw(0));
         });
         assert_eq!((geteuid(), getegid(), getgroups()), (Uid::from_raw(0), Gid::from_raw(0), before));
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_the_thread_as_it_was() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let before = (geteuid(), getegid(), getgroups());
+        let kept =
+            act_as(RunAs { uid: Some(65534), gid: Some(4242) }).map(|acting| (has_capabilities(), drop(acting)).0);
+        assert_eq!(kept, Ok(Ok(false)), "no capability is in effect");
+        // SAFETY: PR_SET_SECUREBITS takes a number, and is of this thread alone, which ends with the test.
+        let keeps = |bits: libc::c_ulong| unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) };
+        /// SECBIT_NO_SETUID_FIXUP of linux/securebits.h.
+        const NO_FIXUP: libc::c_ulong = 4;
+        assert_eq!(keeps(NO_FIXUP), 0);
+        assert_eq!(act_as(RunAs { uid: Some(65534), gid: Some(4242) }).map(drop), Err(Errno::EPERM));
+        assert_eq!((geteuid(), getegid(), getgroups()), before);
+        assert_eq!(keeps(0), 0);
     }
 
     #[test]

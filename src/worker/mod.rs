@@ -20,6 +20,7 @@ use keeper::Keeper;
 
 use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::journal::{Entries, Header, Journal, Recorder};
+use crate::policy::RunAs;
 use crate::proto::{
     Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
 };
@@ -36,7 +37,7 @@ pub struct Worker {
     recorder: Arc<Mutex<Recorder>>,
     keeper: Option<Keeper>,
     /// Where records go in a dry run; removed with this.
-    _scratch: Option<Scratch>,
+    _scratch: Option<OwnScratch>,
     /// Tells the I/O threads to leave what they have not begun.
     halt: Arc<AtomicBool>,
     throttle: Arc<Throttle>,
@@ -45,6 +46,19 @@ pub struct Worker {
     threads: Vec<JoinHandle<()>>,
     roots: Roots,
     sorted: Option<Entries>,
+}
+
+/// A scratch directory that is removed as whom it was made: its owner may have put another one in its place.
+struct OwnScratch(Option<Scratch>, RunAs);
+
+impl Drop for OwnScratch {
+    fn drop(&mut self) {
+        match act_as(self.1) {
+            Ok(_acting) => drop(self.0.take()),
+            // better left behind than removed with other rights
+            Err(_) => std::mem::forget(self.0.take()),
+        }
+    }
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
@@ -146,11 +160,12 @@ impl Worker {
     /// A greeting that says what is missing.
     pub fn start(job: Box<Job>, comm: &Comm) -> Result<(Hello, Self), Hello> {
         let job: Arc<Job> = Arc::from(job);
+        let run_as = job.policy.run_as;
         let count = job.tuning.threads.unwrap_or_else(|| default_threads(comm.node_size()));
         let threads = u32::try_from(count).unwrap_or(u32::MAX);
         let refused = |trouble| hello(comm, threads, false, Some(trouble));
         // the I/O threads are started as whom they act
-        let _acting = act_as(job.policy.run_as).map_err(|err| refused(format!("--uid, --gid: {}", err.desc())))?;
+        let _acting = act_as(run_as).map_err(|err| refused(format!("--uid, --gid: {}", err.desc())))?;
         let node = Arc::new(Node::open(&job).map_err(refused)?);
         let (dir, scratch) = records_dir(&job, &node, comm.rank())
             .map_err(|err| refused(format!("cannot keep records of what is copied: {err}")))?;
@@ -197,7 +212,7 @@ impl Worker {
             job,
             recorder,
             keeper: Some(keeper),
-            _scratch: scratch,
+            _scratch: scratch.map(|scratch| OwnScratch(Some(scratch), run_as)),
             halt,
             throttle,
             tasks: Some(tasks),

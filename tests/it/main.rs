@@ -5,6 +5,7 @@
 mod acls;
 mod command_line;
 mod crash_points;
+mod credentials;
 mod daos;
 mod daos_proof;
 mod dereference;

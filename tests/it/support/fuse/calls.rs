@@ -89,8 +89,8 @@ impl Filesystem for Passthrough {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count("lookup");
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(req, "lookup");
         if let Some(errno) = self.trouble(Call::Lookup, name) {
             return reply.error(errno);
         }
@@ -105,13 +105,13 @@ impl Filesystem for Passthrough {
         }
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
-        self.count("forget");
+    fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
+        self.count(req, "forget");
         self.inodes.forget(ino, lookups);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.count("getattr");
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.count(req, "getattr");
         if let Some(errno) = self.trouble_with(Call::GetAttr, ino) {
             return reply.error(errno);
         }
@@ -120,7 +120,7 @@ impl Filesystem for Passthrough {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -136,15 +136,15 @@ impl Filesystem for Passthrough {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.count("setattr");
+        self.count(req, "setattr");
         if let Some(errno) = self.trouble_with(Call::SetAttr, ino) {
             return reply.error(errno);
         }
         self.attr(reply, self.change(ino, &Change { mode, uid, gid, size, atime, mtime }));
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.count("readlink");
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(req, "readlink");
         let target = self.inodes.get(ino).and_then(|inode| Ok(readlinkat(&inode.file, "")?));
         match target {
             Ok(target) => reply.data(target.as_encoded_bytes()),
@@ -153,7 +153,7 @@ impl Filesystem for Passthrough {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.count("mknod");
+        self.count(req, "mknod");
         if let Some(errno) = self.trouble(Call::MakeOther, name) {
             return reply.error(errno);
         }
@@ -173,7 +173,7 @@ impl Filesystem for Passthrough {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.count("mkdir");
+        self.count(req, "mkdir");
         if let Some(errno) = self.trouble(Call::MakeDir, name) {
             return reply.error(errno);
         }
@@ -186,8 +186,8 @@ impl Filesystem for Passthrough {
         self.entry(reply, made.and_then(|()| self.adopt(req, parent, name)));
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count("unlink");
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(req, "unlink");
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
@@ -196,8 +196,8 @@ impl Filesystem for Passthrough {
         empty(reply, path.and_then(|path| self.renaming(None, || fs::remove_file(path))));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count("rmdir");
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(req, "rmdir");
         if let Some(errno) = self.trouble(Call::Remove, name) {
             return reply.error(errno);
         }
@@ -207,7 +207,7 @@ impl Filesystem for Passthrough {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.count("symlink");
+        self.count(req, "symlink");
         if let Some(errno) = self.trouble(Call::MakeOther, name) {
             return reply.error(errno);
         }
@@ -219,7 +219,7 @@ impl Filesystem for Passthrough {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -227,7 +227,7 @@ impl Filesystem for Passthrough {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.count("rename");
+        self.count(req, "rename");
         if let Some(errno) = self.trouble(Call::Rename, newname) {
             return reply.error(errno);
         }
@@ -246,8 +246,8 @@ impl Filesystem for Passthrough {
         empty(reply, renamed.and_then(|()| self.was_renamed(newparent, newname)));
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.count("link");
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.count(req, "link");
         if let Some(errno) = self.trouble(Call::MakeOther, newname) {
             return reply.error(errno);
         }
@@ -264,8 +264,8 @@ impl Filesystem for Passthrough {
         self.entry(reply, made.and_then(|()| self.look_up(newparent, newname)));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.count("open");
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(req, "open");
         let call = if flags.acc_mode() == OpenAccMode::O_RDONLY { Call::Open } else { Call::OpenToWrite };
         if let Some(errno) = self.trouble_with(call, ino) {
             return reply.error(errno);
@@ -286,7 +286,7 @@ impl Filesystem for Passthrough {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.count("create");
+        self.count(req, "create");
         if let Some(errno) = self.trouble(Call::Create, name) {
             return reply.error(errno);
         }
@@ -322,7 +322,7 @@ impl Filesystem for Passthrough {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -331,7 +331,7 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count("read");
+        self.count(req, "read");
         if let Some(errno) = self.trouble_at(Call::Read, fh) {
             return reply.error(errno);
         }
@@ -343,7 +343,7 @@ impl Filesystem for Passthrough {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -353,7 +353,7 @@ impl Filesystem for Passthrough {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.count("write");
+        self.count(req, "write");
         if let Some(errno) = self.trouble_writing(fh, data.len()) {
             if self.loses_write_errors() {
                 return reply.written(u32::try_from(data.len()).unwrap());
@@ -367,8 +367,8 @@ impl Filesystem for Passthrough {
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.count("flush");
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.count(req, "flush");
         if let Some(errno) = self.trouble_at(Call::Flush, fh) {
             return reply.error(errno);
         }
@@ -377,7 +377,7 @@ impl Filesystem for Passthrough {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -385,27 +385,27 @@ impl Filesystem for Passthrough {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.count("release");
+        self.count(req, "release");
         self.files.lock().unwrap().remove(&fh.0);
         self.released(fh);
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.count("fsync");
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count(req, "fsync");
         if let Some(errno) = self.trouble_at(Call::Fsync, fh) {
             return reply.error(errno);
         }
         empty(reply, self.sync(ino, fh, datasync));
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.count("fsyncdir");
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.count(req, "fsyncdir");
         empty(reply, self.sync_dir(ino));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count("opendir");
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(req, "opendir");
         if let Some(errno) = self.trouble_with(Call::OpenDir, ino) {
             return reply.error(errno);
         }
@@ -418,8 +418,8 @@ impl Filesystem for Passthrough {
         }
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.count("readdir");
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.count(req, "readdir");
         if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
             return reply.error(errno);
         }
@@ -436,8 +436,8 @@ impl Filesystem for Passthrough {
         reply.ok();
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.count("readdirplus");
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.count(req, "readdirplus");
         if let Some(errno) = self.trouble_with(Call::ReadDir, ino) {
             return reply.error(errno);
         }
@@ -464,7 +464,7 @@ impl Filesystem for Passthrough {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: IoctlFlags,
@@ -473,22 +473,22 @@ impl Filesystem for Passthrough {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.count("ioctl");
+        self.count(req, "ioctl");
         match self.ioctl(ino, fh, cmd, out_size) {
             Ok(answer) => reply.ioctl(0, &answer),
             Err(error) => reply.error(Errno::from(error)),
         }
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.count("releasedir");
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.count(req, "releasedir");
         self.listings.lock().unwrap().remove(&fh.0);
         reply.ok();
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -496,7 +496,7 @@ impl Filesystem for Passthrough {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.count("setxattr");
+        self.count(req, "setxattr");
         if let Some(errno) = self.trouble_with(Call::SetXattr, ino) {
             return reply.error(errno);
         }
@@ -504,8 +504,8 @@ impl Filesystem for Passthrough {
         empty(reply, path.and_then(|path| sys::set_xattr_through(&path, name, value, flags)));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count("getxattr");
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(req, "getxattr");
         if let Some(own) = self.own_attribute(ino, name) {
             return sized(reply, size, own);
         }
@@ -513,15 +513,15 @@ impl Filesystem for Passthrough {
         sized(reply, size, path.and_then(|path| sys::get_xattr_through(&path, name)));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count("listxattr");
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(req, "listxattr");
         let path = self.attributed(ino, None);
         let names = path.and_then(|path| sys::list_xattrs_through(&path));
         sized(reply, size, names.map(|names| self.listed_attributes(ino, names)));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count("removexattr");
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(req, "removexattr");
         let path = self.attributed(ino, Some(name));
         let removed = match self.own_attribute(ino, name) {
             Some(own) => own.map(drop),
@@ -530,16 +530,16 @@ impl Filesystem for Passthrough {
         empty(reply, self.of_removal(removed));
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.count("lseek");
+    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.count(req, "lseek");
         match self.seek(fh, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(Errno::from(error)),
         }
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.count("statfs");
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count(req, "statfs");
         let Ok(s) = statvfs(&self.root) else {
             return reply.error(Errno::EIO);
         };

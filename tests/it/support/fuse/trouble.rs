@@ -1,7 +1,7 @@
 //! Faults that come and go while the passthrough is mounted: an errno for some calls, the first few or all of them,
 //! room that ends and is made again, and a switch for the speed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Errno, FileHandle, INodeNo};
+use fuser::{Errno, FileHandle, INodeNo, Request};
 
 use super::passthrough::Passthrough;
 use crate::support::oracle::STATE;
@@ -172,6 +172,8 @@ struct State {
     fsyncs: AtomicU64,
     /// Requests of the kernel, by their names.
     requests: Mutex<BTreeMap<&'static str, u64>>,
+    /// And which users have asked for each.
+    users: Mutex<BTreeSet<(&'static str, u32)>>,
 }
 
 /// The switches of a passthrough; the clones are the same switches.
@@ -230,8 +232,14 @@ impl Control {
     }
 
     /// Counts a request of the kernel.
-    fn count(&self, request: &'static str) {
+    fn count(&self, request: &'static str, user: u32) {
         *self.0.requests.lock().unwrap().entry(request).or_default() += 1;
+        self.0.users.lock().unwrap().insert((request, user));
+    }
+
+    /// Which users have asked for what, since this was last asked.
+    pub fn take_users(&self) -> BTreeSet<(&'static str, u32)> {
+        std::mem::take(&mut *self.0.users.lock().unwrap())
     }
 
     /// How many requests of each kind there were since this was last asked.
@@ -261,7 +269,7 @@ impl Control {
             self.0.fsyncs.fetch_sub(1, Ordering::SeqCst);
         }
         if call == Call::Create && !is_state(name) && self.0.fsyncs.load(Ordering::SeqCst) > 0 {
-            self.count("create beside fsync");
+            *self.0.requests.lock().unwrap().entry("create beside fsync").or_default() += 1;
         }
         let mut troubles = self.0.troubles.lock().unwrap();
         let about = |active: &&mut Active| active.trouble.calls.contains(&call) && active.trouble.names.have(name);
@@ -291,8 +299,8 @@ fn as_errno(code: i32) -> Errno {
 
 impl Passthrough {
     /// Counts a request of the kernel.
-    pub fn count(&self, request: &'static str) {
-        self.faults.control.count(request);
+    pub fn count(&self, req: &Request, request: &'static str) {
+        self.faults.control.count(request, req.uid());
     }
 
     /// What a call about this name fails with.
