@@ -74,7 +74,9 @@ impl Encoded {
     /// # Errors
     /// `InvalidData` where the bytes are no item.
     pub fn decode(&self) -> io::Result<Item> {
-        match postcard::take_from_bytes(&self.bytes[PREFIX_LEN..]) {
+        // where nothing was read there are no bytes at all
+        let item = self.bytes.get(PREFIX_LEN..).unwrap_or_default();
+        match postcard::take_from_bytes(item) {
             Ok((item, [])) => Ok(item),
             Ok(_) => Err(invalid("bytes behind an item".into())),
             Err(err) => Err(io::Error::new(io::ErrorKind::InvalidData, err)),
@@ -102,4 +104,32 @@ pub fn encode_item(item: &Item, into: &mut Vec<u8>) {
     let len = u32::try_from(grown.len() - start - PREFIX_LEN).expect("a path is far below 4 GiB");
     grown[start..start + PREFIX_LEN].copy_from_slice(&len.to_le_bytes());
     *into = grown;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Failure, Kind, Outcome, Record, RelPath};
+
+    fn item() -> Vec<u8> {
+        let record =
+            Record { path: RelPath::root().join(b"f"), kind: Kind::File, outcome: Outcome::Failed(Failure::CHANGED) };
+        Encoded::of(&Item::Entry(record)).into_bytes()
+    }
+
+    fn decoded(mut bytes: &[u8]) -> io::Result<Item> {
+        let mut encoded = Encoded::default();
+        encoded.read(&mut bytes)?;
+        encoded.decode()
+    }
+
+    #[test]
+    fn what_is_no_item_is_an_error() {
+        assert!(decoded(&item()).is_ok());
+        let longer = |more: u32| [&more.to_le_bytes(), &item()[PREFIX_LEN..], &[0]].concat();
+        let own = u32::try_from(item().len() - PREFIX_LEN).expect("short");
+        for bad in [Vec::new(), vec![0; PREFIX_LEN], item()[..7].to_vec(), longer(own + 1), longer(u32::MAX)] {
+            assert!(decoded(&bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -72,7 +72,8 @@ fn run(random: &mut Random) -> (End, u64) {
         };
         all_honest &= is_alike(&report, &told);
         if memory::inside(|| job.coordinator.report(rank, &report)).is_err() {
-            assert!(frame != honest, "an honest report is refused");
+            // what was accepted before may have made work that nobody can do
+            assert!(frame != honest || !all_honest, "an honest report is refused");
             return (End::Refused, changed);
         }
         accepted += report.ended.entries();
