@@ -35,7 +35,8 @@ fn is_alike(one: &Report, other: &Report) -> bool {
         // a listing is its rank's word, and so is what became of a file
         _ => one == other,
     };
-    one.results.len() == other.results.len()
+    one.id == other.id
+        && one.results.len() == other.results.len()
         && one.results.iter().zip(&other.results).all(|(one, other)| same(one, other))
 }
 
@@ -73,7 +74,7 @@ fn run(random: &mut Random) -> (End, u64) {
         all_honest &= is_alike(&report, &told);
         if memory::inside(|| job.coordinator.report(rank, &report)).is_err() {
             // what was accepted before may have made work that nobody can do
-            assert!(frame != honest || !all_honest, "an honest report is refused");
+            assert!(frame != honest || !all_honest, "an honest report is refused: {report:?}");
             return (End::Refused, changed);
         }
         accepted += report.ended.entries();
