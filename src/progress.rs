@@ -19,6 +19,8 @@ pub struct Display {
     last_progress: Progress,
     bar: Option<ProgressBar>,
     notes: BTreeSet<String>,
+    /// Incomplete copies that the sources hold.
+    incomplete_below: u64,
     /// The two trees, for whole paths in messages.
     sources: Vec<Source>,
     destination: Vec<u8>,
@@ -44,6 +46,7 @@ impl Display {
             last_progress: Progress::default(),
             bar,
             notes: BTreeSet::new(),
+            incomplete_below: 0,
             sources: Vec::new(),
             destination: Vec::new(),
         }
@@ -109,6 +112,19 @@ impl Display {
     pub fn not_entered(&self, path: &RelPath) {
         let path = escaped(&self.whole_path(path, Side::Source));
         self.print(&format!("pcopy: note: {path}: not entered, another file system (--one-file-system)"));
+    }
+
+    /// Says that a source holds an incomplete copy; of many such the first ones.
+    pub fn incomplete_below(&mut self, state: &RelPath) {
+        const MAX_SAID: u64 = 16;
+        self.incomplete_below += 1;
+        let path = escaped(&self.whole_path(state, Side::Source));
+        match self.incomplete_below {
+            ..=MAX_SAID => {
+                self.note(&format!("{path}: of an incomplete copy, which is copied as it is, with its state"))
+            }
+            _ => self.note("there are more incomplete copies in the sources"),
+        }
     }
 
     /// The path on the side where it failed. Where several sources share a place it is the first one's.

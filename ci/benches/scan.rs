@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pcopy::guard::Guard;
-use pcopy::policy::{Filter, Policy};
+use pcopy::policy::{Filter, Leftovers, Policy};
 use pcopy::proto::{Direct, Durability, Job, Reflink, Source, Sparse, Tuning};
 use pcopy::scan::{MAX_SCAN_THREADS, Recorded, Roots, Scan, ScanEvent};
 use pcopy::sys::Reading;
@@ -61,7 +61,7 @@ fn job(dir: &str) -> Job {
         secret: Secret::default(),
         maker: Maker::default(),
         abandoned: Vec::new(),
-        sources: vec![Source { dir: dir.into(), single: None, target, file_system: 0 }],
+        sources: vec![Source { dir: dir.into(), single: None, target, file_system: 0, leftovers: Leftovers::Copied }],
         destination: b"/nowhere".to_vec(),
         generation: 1,
         began: None,

@@ -66,6 +66,8 @@ pub struct Config {
     pub resume: Resume,
     /// The destination is a directory to copy into, whatever is there.
     pub into: bool,
+    /// A source may be an incomplete copy.
+    pub incomplete_source: bool,
     pub state_dir: Option<PathBuf>,
     /// Since the start of the run.
     pub time_limit: Option<Duration>,
@@ -169,6 +171,7 @@ impl Cli {
             limit_rate: self.limit_rate,
             resume: if self.restart { Resume::Never } else { self.resume },
             into: self.into,
+            incomplete_source: self.incomplete_source,
             state_dir: self.state_dir,
             time_limit: self.time_limit,
             grace: self.grace,

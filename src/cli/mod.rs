@@ -101,6 +101,11 @@ pub struct Cli {
     #[arg(help_heading = TO_COPY, short = '0', long, requires = "files_from")]
     from0: bool,
 
+    /// Copy a SRC that is an incomplete copy, or in one, as it is, without the temporary files of its job; otherwise it is
+    /// refused
+    #[arg(help_heading = TO_COPY, long)]
+    incomplete_source: bool,
+
     /// Follow symbolic links in SRC: copy what they lead to
     #[arg(help_heading = TO_COPY, short = 'L', long, overrides_with_all = ["dereference", "no_dereference", "dereference_args"])]
     dereference: bool,

@@ -119,7 +119,9 @@ mod tests {
         ended: Stats,
     ) -> Result<(), CoordinatorError> {
         let (results, failures) = (vec![result], Vec::new());
-        coordinator.report(0, &Report { id, results, bytes_moved: 1, ended, full: false, halting: None, failures })
+        let private = Vec::new();
+        let report = Report { id, results, bytes_moved: 1, ended, full: false, halting: None, failures, private };
+        coordinator.report(0, &report)
     }
 
     const WRONG: Result<(), CoordinatorError> = Err(CoordinatorError::WrongResult { rank: 0, id: 0 });

@@ -264,7 +264,7 @@ impl Coordinator {
                 state.open_entries += signed(subdirs);
                 self.finish_if_empty(dir);
             }
-            ScanEvent::StateSkipped { .. } | ScanEvent::NotEntered { .. } => {}
+            ScanEvent::StateSkipped { .. } | ScanEvent::IncompleteBelow { .. } | ScanEvent::NotEntered { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! The base has the format of a journal, of rank 0; its generation is the last one that it holds. Journals up to that
 //! generation have nothing to add. Only what a later run can leave as it is stands in it: no directories, no failures.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::merge::{Merged, Stream};
 use super::reader::{self, Groups, Trouble};
 use super::writer::write_group;
-use super::{Encoded, GROUP_HEADER_LEN, Header, Item, PREFIX};
+use super::{Encoded, GROUP_HEADER_LEN, HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
 use crate::types::{Outcome, Partial, Record, RelPath, Unkept, escaped};
 
@@ -356,6 +356,26 @@ fn is_journal(name: &[u8]) -> bool {
 /// Files that a killed run was still writing, and nobody will read.
 fn is_left_behind(name: &[u8]) -> bool {
     name == NEW_NAME || (name.starts_with(PREFIX.as_bytes()) && name.windows(4).any(|part| part == b".run"))
+}
+
+/// Whether a name in the state directory is that of a journal, of the base, or of a file that becomes one.
+pub fn is_own_name(name: &[u8]) -> bool {
+    is_journal(name) || is_left_behind(name) || name == NAME
+}
+
+/// The jobs whose journals or base are in a state directory, as far as they can be read.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn jobs_in(dir: &OwnedFd) -> io::Result<BTreeSet<u64>> {
+    let names = names(dir)?;
+    let headers = names.iter().filter(|name| is_own_name(name)).filter_map(|name| {
+        let mut header = [0; HEADER_LEN];
+        let file = File::from(open_read(dir.as_fd(), name, Reading::default()).ok()?);
+        file.read_exact_at(&mut header, 0).ok()?;
+        Header::decode(&header).ok()
+    });
+    Ok(headers.map(|header| header.job_id).collect())
 }
 
 /// Removes all journals and the base: what the manifest or a base holds, or what is not to be used.

@@ -38,7 +38,8 @@ mod writer;
 use serde::{Deserialize, Serialize};
 
 pub use base::{
-    Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, can_be_left, load, remove_journals,
+    Base, BaseWriter, Block, Confirmed, LoadError, Loaded, Partials, Unfinished, can_be_left, is_own_name, jobs_in,
+    load, remove_journals,
 };
 pub use batch::Batch;
 pub use encoded::{Encoded, encode_item};

@@ -136,6 +136,11 @@ struct Trailer {
     digest: String,
 }
 
+/// The name under which a manifest is written.
+pub fn new_name(manifest: &[u8]) -> Vec<u8> {
+    [manifest, b".new"].concat()
+}
+
 /// Writes a manifest, line by line.
 pub struct Writer {
     file: File,
@@ -160,7 +165,7 @@ impl Writer {
     /// # Errors
     /// The file cannot be created or written.
     pub fn create(place: Place, header: &Header) -> io::Result<Self> {
-        let temporary = [&place.name, b".new".as_slice()].concat();
+        let temporary = new_name(&place.name);
         let file = match create_new(place.dir.as_fd(), &temporary, 0o600) {
             // of a run that was killed
             Err(Errno::EEXIST) => {

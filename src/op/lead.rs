@@ -431,6 +431,9 @@ impl<'a> Lead<'a> {
         if let ScanEvent::StateSkipped { .. } = event {
             self.display.note("a source's own .pcopy (pcopy's state and manifest) is not copied");
         }
+        if let ScanEvent::IncompleteBelow { path } = &event {
+            self.display.incomplete_below(path);
+        }
         if let ScanEvent::NotEntered { path } = &event {
             self.display.not_entered(path);
         }

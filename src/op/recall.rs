@@ -10,13 +10,14 @@ use jiff::Timestamp as Clock;
 use serde_json::Value;
 
 use super::choices::Choice;
+use super::own_places::job_file_advice;
 use super::refusal::shown;
-use super::resolve::{Plan, job_file_advice};
+use super::resolve::Plan;
 use crate::cli::{Config, Resume};
 use crate::journal::{self, LoadError};
 use crate::policy::Policy;
 use crate::scan::Recorded;
-use crate::state::{JOB_NAME, JobFile};
+use crate::state::{JOB_NAME, JobFile, JobFileError};
 use crate::types::Secret;
 
 /// The job of a state directory, as this run takes it up.
@@ -62,7 +63,10 @@ pub(super) fn recall(
         Ok(Some(old)) => old,
         Ok(None) => {
             require("no earlier run of pcopy has left a job here")?;
-            return Ok(Recalled::new(new, true, Vec::new()));
+            return start_over(dir, new).map_err(|err| format!("{place}: {err}"));
+        }
+        Err(JobFileError::Garbage(_)) if config.resume == Resume::Never => {
+            return start_over(dir, new).map_err(|err| format!("{place}: {err}"));
         }
         Err(err) => return Err(format!("{}: {}", shown(&path.join(JOB_NAME)), job_file_advice(&err))),
     };
@@ -90,6 +94,12 @@ pub(super) fn recall(
     }
     old.secret.get_or_insert(secret);
     go_on(dir, &path, old)
+}
+
+/// A new job where there is no job file: the journals may know which jobs have left temporary files.
+fn start_over(dir: &OwnedFd, mut new: JobFile) -> std::io::Result<Recalled> {
+    new.abandoned = journal::jobs_in(dir)?.into_iter().collect();
+    Ok(Recalled::new(new, true, Vec::new()))
 }
 
 fn go_on(dir: &OwnedFd, path: &Path, mut old: JobFile) -> Result<Recalled, String> {
@@ -138,6 +148,10 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     options.insert("filters".into(), filters);
     options.insert("files_from".into(), files);
     options.insert("one_file_system".into(), (*one_file_system).into());
+    // only where it is chosen: the job files of versions without it stay the same
+    if config.incomplete_source {
+        options.insert("incomplete_source".into(), true.into());
+    }
     options.insert("durability".into(), format!("{:?}", config.tuning.durability).to_lowercase().into());
     options.insert("digest".into(), config.tuning.digest.into());
     options.insert("sparse".into(), format!("{:?}", config.tuning.sparse).to_lowercase().into());

@@ -5,20 +5,19 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::unistd::{AccessFlags, eaccess, geteuid};
-
 use super::choices::{self, Choice};
+use super::incomplete::{self, Given};
+use super::own_places;
 use super::refusal::{Refusal, refuse, shown};
 use crate::cli::Config;
-use crate::policy::Policy;
+use crate::policy::{Leftovers, Policy};
 use crate::proto::{Source, StatePlace};
-use crate::state::{self, JOB_NAME, JobFile, JobFileError, SourceName};
-use crate::sys::{Meta, Mounts, Place, mode_before, open_root};
+use crate::state::{self, JOB_NAME, SourceName};
+use crate::sys::{Meta, Mounts, Place, mode_before};
 use crate::types::{Kind, RelPath};
 
 /// What the job will do.
@@ -51,7 +50,7 @@ impl Plan {
         })
     }
 
-    fn has_state_in_copy(&self) -> bool {
+    pub(super) fn has_state_in_copy(&self) -> bool {
         self.state == Some(StatePlace::InCopy)
     }
 
@@ -71,6 +70,12 @@ struct Named {
     meta: Meta,
     /// The name of its copy in an existing directory; `None` when its contents go there.
     name: Option<Vec<u8>>,
+}
+
+impl Named {
+    fn as_given(&self) -> Given<'_> {
+        Given { given: &self.given, dir: &self.dir, single: self.single.as_deref(), meta: &self.meta }
+    }
 }
 
 /// Decides what goes where.
@@ -123,9 +128,15 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     };
     check_targets(&named, &targets, &plan)?;
     check_overlap(&named, &targets, &plan)?;
-    check_access(&plan)?;
-    let manifest = manifest_path(config, &plan)?;
-    Ok(Plan { manifest, ..plan })
+    own_places::check(&plan, config)?;
+    let manifest = own_places::manifest_path(config, &plan)?;
+    let mut plan = Plan { manifest, ..plan };
+    let judged = incomplete::judge(named.iter().map(Named::as_given), config.incomplete_source)?;
+    for (source, leftovers) in plan.sources.iter_mut().zip(judged.leftovers) {
+        source.leftovers = leftovers;
+    }
+    plan.notes.extend(judged.notes);
+    Ok(plan)
 }
 
 /// A path that may not be there yet; its parent must be.
@@ -159,11 +170,7 @@ fn place_again(destination: &Path, state: Option<&Path>, source: &SourceName) ->
         return Ok(Some(root));
     }
     let dir = state.map_or_else(|| root.join(state::os_name(state::DIR_NAME)), Path::to_path_buf);
-    let job = match open_root(&dir).map(|dir| JobFile::read(&dir)) {
-        Err(_) | Ok(Ok(None)) => return Ok(None),
-        Ok(Ok(Some(job))) => job,
-        Ok(Err(err)) => return refuse(&dir.join(JOB_NAME), job_file_advice(&err)),
-    };
+    let Some(job) = own_places::job_there(&root, &dir, state.is_some(), source)? else { return Ok(None) };
     // a state directory in the copy may have moved with it
     let same_root = state.is_none() || job.root == shown(&root);
     // by the same words too: a link on the way to the source may lead elsewhere by now
@@ -182,18 +189,7 @@ fn was_begun(root: &Path) -> bool {
         && fs::read_dir(root).is_ok_and(|mut entries| entries.all(is_own))
 }
 
-/// What is wrong with a job file, and what to do.
-pub(super) fn job_file_advice(err: &JobFileError) -> String {
-    match err {
-        JobFileError::Garbage(_) => {
-            format!("{err}; which copy it was of cannot be told: remove it to start over, or name another destination")
-        }
-        JobFileError::Newer(_) => format!("{err}: use that one"),
-        JobFileError::Io(_) => err.to_string(),
-    }
-}
-
-fn name_of(bytes: &[u8]) -> &std::ffi::OsStr {
+pub(super) fn name_of(bytes: &[u8]) -> &std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(bytes)
 }
 
@@ -203,6 +199,7 @@ fn source(named: &Named, target: &RelPath) -> Source {
         single: named.single.clone(),
         target: target.clone(),
         file_system: named.meta.dev,
+        leftovers: Leftovers::default(),
     }
 }
 
@@ -253,7 +250,7 @@ fn examine(given: &Path, follow: bool) -> Result<Named, Refusal> {
     Ok(Named { given: given.into(), dir: canonical(parent)?, single: Some(name.clone()), meta, name: Some(name) })
 }
 
-fn canonical(path: &Path) -> Result<PathBuf, Refusal> {
+pub(super) fn canonical(path: &Path) -> Result<PathBuf, Refusal> {
     fs::canonicalize(path).or_else(|err| refuse(path, format_args!("cannot be resolved: {err}")))
 }
 
@@ -360,7 +357,7 @@ fn check_targets(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
 }
 
 /// The copy of one source.
-fn copy_of(plan: &Plan, target: &RelPath) -> PathBuf {
+pub(super) fn copy_of(plan: &Plan, target: &RelPath) -> PathBuf {
     if target.is_root() { plan.root.clone() } else { plan.root.join(name_of(target.as_bytes())) }
 }
 
@@ -437,78 +434,4 @@ fn is_left_out(named: &Named, copy: &Path, choice: &Choice) -> bool {
 
 fn is_same(a: &Meta, b: &Meta) -> bool {
     (a.dev, a.ino) == (b.dev, b.ino)
-}
-
-fn check_access(plan: &Plan) -> Result<(), Refusal> {
-    let dir = if plan.root_exists { Some(plan.root.as_path()) } else { plan.root.parent() };
-    let dir = dir.unwrap_or(Path::new("/"));
-    if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return refuse(dir, format_args!("cannot write to the destination: {}", err.desc()));
-    }
-    let Some(state_dir) = plan.state_dir() else { return Ok(()) };
-    if !plan.has_state_in_copy() {
-        check_outside(&state_dir, "--state-dir", plan)?;
-    }
-    if let Ok(meta) = fs::symlink_metadata(&state_dir) {
-        if !meta.is_dir() {
-            return refuse(&state_dir, "is not a directory; pcopy keeps its state there");
-        }
-        if meta.uid() != geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-            return refuse(&state_dir, "belongs to, or can be written by, somebody else; pcopy keeps its state there");
-        }
-    }
-    Ok(())
-}
-
-fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusal> {
-    let Some(wanted) = &config.manifest else {
-        return Ok(None);
-    };
-    let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
-        return refuse(wanted, "--manifest needs the name of a file");
-    };
-    let parent = canonical(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-    let path = parent.join(name);
-    // an older manifest is set aside and replaced; anything else is somebody's file
-    let mut previous = path.clone().into_os_string();
-    previous.push(".previous");
-    for there in [path.as_path(), Path::new(&previous)] {
-        match fs::symlink_metadata(there) {
-            Ok(meta) if !meta.is_file() || !is_manifest(there) => {
-                return refuse(there, "is there, and not a manifest; name another file with --manifest");
-            }
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return refuse(there, err),
-            _ => {}
-        }
-    }
-    if !(plan.has_state_in_copy() && plan.state_dir().is_some_and(|dir| path.starts_with(dir))) {
-        check_outside(&path, "--manifest", plan)?;
-    }
-    if let Err(err) = eaccess(&parent, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return refuse(&parent, format_args!("cannot write the manifest there: {}", err.desc()));
-    }
-    Ok(Some(path))
-}
-
-/// What pcopy writes for itself is neither copied nor a part of the copy.
-fn check_outside(path: &Path, option: &str, plan: &Plan) -> Result<(), Refusal> {
-    let in_source = plan.sources.iter().any(|source| match &source.single {
-        None => path.starts_with(name_of(&source.dir)),
-        Some(name) => path == Path::new(name_of(&source.dir)).join(name_of(name)),
-    });
-    let has_dirs = plan.sources.len() > 1 || plan.sources[0].single.is_none();
-    let in_copy = match has_dirs {
-        true => path.starts_with(&plan.root),
-        false => plan.sources.iter().any(|source| path == copy_of(plan, &source.target)),
-    };
-    if in_source || in_copy {
-        return refuse(path, format_args!("{option} must name a place outside of the sources and of the copy"));
-    }
-    Ok(())
-}
-
-/// Whether a file begins as a manifest does.
-fn is_manifest(path: &Path) -> bool {
-    let mut start = [0; 17];
-    fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && &start == b"{\"pcopy_manifest\""
 }

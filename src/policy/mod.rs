@@ -38,6 +38,29 @@ pub struct Policy {
     pub run_as: RunAs,
 }
 
+/// What becomes of the temporary files that runs of pcopy have left in a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leftovers {
+    /// They are entries like others: nobody has said that the source is an incomplete copy.
+    #[default]
+    Copied,
+    /// Those of these jobs are left out.
+    OfJobs(Vec<u64>),
+    /// Those of every job are left out: the number of the source's own is not known.
+    LeftOut,
+}
+
+impl Leftovers {
+    /// Whether what a job has left is left out.
+    pub fn leaves_out(&self, job_id: u64) -> bool {
+        match self {
+            Self::Copied => false,
+            Self::OfJobs(ids) => ids.contains(&job_id),
+            Self::LeftOut => true,
+        }
+    }
+}
+
 /// What is preserved of an entry besides its type and content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preserve {

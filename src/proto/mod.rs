@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use lists::at_most;
 pub use names::Names;
 
-use crate::policy::{Filter, Policy};
+use crate::policy::{Filter, Leftovers, Policy};
 use crate::types::{
     Digest, Facts, Failure, Identity, Kind, LinkId, Maker, NameSet, Partial, RelPath, Secret, Stats, Temporary,
     Timestamp, one_line,
 };
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 9;
+pub const PROTOCOL_VERSION: u8 = 10;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -200,6 +200,8 @@ pub struct Source {
     pub target: RelPath,
     /// Sources with equal numbers are on one file system, as rank 0 sees it.
     pub file_system: u64,
+    /// What becomes of temporary files in it.
+    pub leftovers: Leftovers,
 }
 
 /// How data is moved.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Rule, Xattrs};
+use crate::policy::{Leftovers, Rule, Xattrs};
 use crate::types::{Fate, Op, Side, Timestamp};
 
 fn path() -> impl Strategy<Value = RelPath> {
@@ -174,7 +174,13 @@ fn job() -> impl Strategy<Value = Job> {
             id,
             secret: Secret::new([7; 16]),
             maker: Maker::of(4, 0o644),
-            sources: vec![Source { dir: b"/s".to_vec(), single: single.clone(), target, file_system: id }],
+            sources: vec![Source {
+                dir: b"/s".to_vec(),
+                single: single.clone(),
+                target,
+                file_system: id,
+                leftovers: Leftovers::OfJobs(vec![id]),
+            }],
             destination: b"/d".to_vec(),
             abandoned: vec![id, 1],
             generation: 3,
@@ -334,7 +340,17 @@ fn work(task: Task) -> Message {
 fn report(result: TaskResult) -> Message {
     let (results, failures) = (vec![result], Vec::new());
     let ended = Stats::default();
-    Message::Report(Box::new(Report { id: 1, results, bytes_moved: 0, ended, full: false, halting: None, failures }))
+    let private = Vec::new();
+    Message::Report(Box::new(Report {
+        id: 1,
+        results,
+        bytes_moved: 0,
+        ended,
+        full: false,
+        halting: None,
+        failures,
+        private,
+    }))
 }
 
 /// A job of one source, a directory that becomes the copy's `in`, or the single entry of that name.
@@ -353,7 +369,15 @@ fn job_of(single: Option<&[u8]>) -> Job {
     let single = single.map(<[u8]>::to_vec);
     Job {
         id: 1,
-        sources: vec![Source { dir: b"/s".to_vec(), single, target: RelPath::root().join(b"in"), file_system: 0 }],
+        secret: Secret::new([7; 16]),
+        maker: Maker::default(),
+        sources: vec![Source {
+            dir: b"/s".to_vec(),
+            single,
+            target: RelPath::root().join(b"in"),
+            file_system: 0,
+            leftovers: Leftovers::Copied,
+        }],
         destination: b"/d".to_vec(),
         abandoned: Vec::new(),
         generation: 1,
@@ -461,6 +485,7 @@ fn a_list_is_no_longer_than_any_that_is_sent() {
             full: false,
             halting: None,
             failures,
+            private: Vec::new(),
         }))
     };
     let unlinkable = Returned::Unlinkable { path: RelPath::root().join(b"f"), kind: Kind::File };
@@ -482,7 +507,7 @@ fn a_job_has_the_tasks_of_its_sources_and_no_other() {
         |source, dir: &str, name: &[u8]| Task::Entries { source, dir: path(dir), names: Names::one(name, Kind::File) };
     let list = |source, dir: &str| Task::List { source, dir: path(dir), keep: 1 };
     let finish = |dir: &str| {
-        let dirs = vec![FinishedDir { path: path(dir), before: None, recorded: None, failure: None }];
+        let dirs = vec![FinishedDir { path: path(dir), before: None, recorded: None, failure: None, private: false }];
         Task::FinishDirs { source: 0, dirs }
     };
     let range = |source| Task::Range { file: LargeFile { source, path: path("in/f"), ..file(9000, 4096) }, index: 0 };

@@ -2,6 +2,7 @@
 //! rank 0 has a few threads for it.
 
 use super::{Below, DirId, MAX_PENDING, Pending, Scan};
+use crate::state;
 use crate::types::RelPath;
 
 /// Directories that are left for the scan's own threads, each.
@@ -35,7 +36,10 @@ impl Scan {
             return None;
         }
         // from where the threads take them: the deeper a directory is the less it may add
-        let is_plain = |pending: &mut Pending| pending.parent.is_some() && pending.id.is_none();
+        // the state of a copy that the source holds is looked at here
+        let is_state = |path: &RelPath| path.split().is_some_and(|(_, name)| name == state::DIR_NAME);
+        let is_plain =
+            |pending: &mut Pending| pending.parent.is_some() && pending.id.is_none() && !is_state(&pending.path);
         let Pending { parent, source, path, .. } = stack.pending.pop_if(is_plain)?;
         stack.busy += 1;
         Some((Lent { id: self.shared.new_id(), parent, source, path }, stack.pending.len()))

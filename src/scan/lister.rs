@@ -9,6 +9,7 @@ use super::{Roots, failure};
 use crate::guard::Guard;
 use crate::proto::{DirBefore, Job, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, Names};
 use crate::retry::Retry;
+use crate::state;
 use crate::sys::{DirCache, Errno, Meta, Reading, Unsynced, list, open_dir_at};
 use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 
@@ -121,13 +122,17 @@ impl Lister {
         !self.halt.load(Ordering::Relaxed)
     }
 
-    /// Whether the user has left the entry out.
+    /// Whether the entry is left out: by the user's filter, or as what runs of pcopy have left in an incomplete copy.
     pub(super) fn is_excluded(&self, (source, dir): (u16, &RelPath), name: &[u8], is_dir: bool) -> bool {
+        let spec = &self.rooms.job.sources[usize::from(source)];
+        if state::is_leftover(name, &spec.leftovers) {
+            return true;
+        }
         let filter = &self.rooms.job.filter;
         if filter.is_empty() {
             return false;
         }
-        let top = &self.rooms.job.sources[usize::from(source)].target;
+        let top = &spec.target;
         let dir = dir.strip(top).expect("the scan's paths are below their source's target");
         let slash: &[u8] = if dir.is_root() { b"" } else { b"/" };
         filter.excludes(&[slash, dir.as_bytes(), b"/", name].concat(), is_dir)

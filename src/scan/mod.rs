@@ -14,7 +14,7 @@ mod open;
 mod recorded;
 
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -33,6 +33,7 @@ use crate::journal::Block;
 use crate::policy::Selection;
 use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_LEN, Names};
 use crate::retry::Lag;
+use crate::state::{self, Standing};
 use crate::sys::{Errno, Reading, Unsynced};
 use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
 
@@ -78,6 +79,8 @@ pub enum ScanEvent {
     },
     /// A source's own `.pcopy`, which is not copied.
     StateSkipped { source: u16 },
+    /// The state directory of a copy below the source that is not complete; it is copied like any other.
+    IncompleteBelow { path: RelPath },
     /// A directory on another file system than its source, where the user wants one only.
     NotEntered { path: RelPath },
 }
@@ -91,7 +94,8 @@ impl ScanEvent {
     /// Bytes of memory beside those of every event, about.
     fn byte_len(&self) -> usize {
         match self {
-            Self::Dir { path, .. } | Self::Single { path, .. } | Self::NotEntered { path } => path.as_bytes().len(),
+            Self::Dir { path, .. } | Self::Single { path, .. } => path.as_bytes().len(),
+            Self::NotEntered { path } | Self::IncompleteBelow { path } => path.as_bytes().len(),
             Self::Names { names, .. } => names.byte_len(),
             Self::Known { entries, .. } => entries.iter().map(Known::byte_len).sum(),
             Self::Listed { recorded, .. } => recorded.as_ref().map_or(0, |entry| entry.record.len()),
@@ -374,6 +378,14 @@ impl Scanner {
             self.keep(ScanEvent::NotEntered { path });
             self.listed(id, (0, 0), Some(before), None, None);
             return Ok(());
+        }
+        let is_state = path.split().is_some_and(|(_, name)| name == state::DIR_NAME);
+        // what anybody else wrote there is no reason to say anything
+        if is_state
+            && state::is_trusted(&meta)
+            && matches!(state::standing_of_state(dir.as_fd()), Standing::Incomplete(_))
+        {
+            self.keep(ScanEvent::IncompleteBelow { path: path.clone() });
         }
         let top = &shared.rooms.job.sources[usize::from(source)].target;
         let below = path.strip(top).expect("the scan's paths are below their source's target");

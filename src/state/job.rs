@@ -25,6 +25,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{Need, Obstacle, obstacle};
 use crate::sys::{Errno, Reading, close, create_new, open_read, remove_file, rename, sync_dir};
 use crate::types::{Secret, Timestamp};
 
@@ -32,7 +33,10 @@ const FORMAT_VERSION: u32 = 1;
 const OLDEST_READER: u32 = 1;
 /// Its name in the state directory.
 pub const JOB_NAME: &str = "job.json";
-const NEW_NAME: &[u8] = b"job.json.new";
+/// Under which it is written.
+pub(super) const NEW_NAME: &[u8] = b"job.json.new";
+/// Bytes that are read of one, at most: more than the longest command line makes.
+const MAX_LEN: u64 = 1 << 30;
 
 /// What is known of the job that a state directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,8 @@ pub enum JobFileError {
     Garbage(serde_json::Error),
     #[error("was written by a newer pcopy (format version {0})")]
     Newer(u32),
+    #[error("{0}")]
+    Obstacle(Obstacle),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -118,12 +124,26 @@ impl JobFile {
     /// # Errors
     /// It cannot be read, or is none that this version understands.
     pub fn read(dir: &OwnedFd) -> Result<Option<Self>, JobFileError> {
+        Self::read_up_to(dir, MAX_LEN)
+    }
+
+    /// Reads one that may be anybody's: of a longer one the end is missing, which makes it garbage.
+    ///
+    /// # Errors
+    /// As [`JobFile::read`].
+    pub(super) fn read_up_to(dir: &OwnedFd, len: u64) -> Result<Option<Self>, JobFileError> {
+        // looked at before it is opened: a device would hear of that
+        match obstacle(dir.as_fd(), JOB_NAME.as_bytes(), Need::Read) {
+            Ok(None) => {}
+            Ok(Some(obstacle)) => return Err(JobFileError::Obstacle(obstacle)),
+            Err(err) => return Err(JobFileError::Io(err.into())),
+        }
         let file = match open_read(dir.as_fd(), JOB_NAME.as_bytes(), Reading::default()) {
             Err(Errno::ENOENT) => return Ok(None),
             file => file.map_err(io::Error::from)?,
         };
         let mut text = Vec::new();
-        File::from(file).read_to_end(&mut text)?;
+        File::from(file).take(len).read_to_end(&mut text)?;
         #[derive(Deserialize)]
         struct Versions {
             pcopy_job: u32,

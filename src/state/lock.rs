@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::{Errno, Locked, Reading, create_new, lock_file, open_read, open_write, remove_file};
 
-const NAME: &[u8] = b"lock";
+/// Its name in the state directory.
+pub(super) const NAME: &[u8] = b"lock";
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(2);
 /// Without a sign of life, until the lock is taken over.
@@ -227,6 +228,20 @@ impl Lock {
             Err(err) => Err(err),
         }
     }
+}
+
+/// Who holds the lock of a state directory that may be anybody's, as far as can be told without waiting for a sign of life:
+/// `None` where there is no lock, or its run is known to be dead.
+///
+/// # Errors
+/// It cannot be read. One that says nothing is `EAGAIN`: it is being written, or a crash cut it off.
+pub(super) fn held_by(dir: &OwnedFd) -> Result<Option<Holder>, Errno> {
+    let bytes = match read(dir) {
+        Err(Errno::ENOENT) => return Ok(None),
+        bytes => bytes?,
+    };
+    let other = holder(&bytes).ok_or(Errno::EAGAIN)?;
+    Ok((other.lives(&Holder::this(0)) != Some(false)).then_some(other))
 }
 
 /// Waits as long as a run on another node may need to show a sign of life.

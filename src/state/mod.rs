@@ -1,8 +1,10 @@
 //! The state directory of a copy: `.pcopy` in its root, or where the user wants it, for who runs pcopy alone. Held by
 //! descriptor, so that nobody can put another one in its place.
 
+mod copies;
 mod job;
 mod lock;
+mod obstacles;
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -13,11 +15,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+pub use copies::{Standing, Unfinished, is_owner, is_trusted, standing, standing_of_state};
 pub use job::{JOB_NAME, JobFile, JobFileError, SourceName};
-pub use lock::{Lock, LockError};
+pub use lock::{Holder, Lock, LockError};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
+pub use obstacles::{Need, Obstacle, kind_name, obstacle, survey};
 
+use crate::policy::Leftovers;
 use crate::proto::Job;
 use crate::sys::{Errno, Meta, Reading, list, open_dir_at, open_root, remove_dir, remove_file};
 use crate::types::RelPath;
@@ -65,18 +70,36 @@ enum Temporary {
     Dir,
 }
 
+/// The job that a name in a copy is of, and what it is for.
+fn temporary(name: &[u8]) -> Option<(u64, Temporary)> {
+    // nearly every name that is asked about is not even like one
+    let (id, rest) = name.strip_prefix(b".pcopy-")?.split_at_checked(16)?;
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let id = std::str::from_utf8(id).ok().filter(|id| id.as_bytes().iter().all(is_digit))?;
+    let dot = rest.iter().rposition(|&b| b == b'.')?;
+    let kind = match (&rest[..dot], &rest[dot + 1..]) {
+        (b"", b"here") => Temporary::File,
+        // 16 digits were written by versions before 0.3
+        ([b'-', hash @ ..], b"tmp") if matches!(hash.len(), 16 | 32) => Temporary::File,
+        ([b'-', hash @ ..], b"d") if hash.len() == 32 => Temporary::Dir,
+        _ => return None,
+    };
+    Some((u64::from_str_radix(id, 16).ok()?, kind))
+}
+
 /// Whether a name is one of this job's own.
 fn temporary_kind(name: &[u8], job_id: u64) -> Option<Temporary> {
-    // nearly every name that is asked about is not even like one
-    let rest = name.strip_prefix(b".pcopy-")?.strip_prefix(format!("{job_id:016x}").as_bytes())?;
-    let dot = rest.iter().rposition(|&b| b == b'.')?;
-    match (&rest[..dot], &rest[dot + 1..]) {
-        (b"", b"here") => Some(Temporary::File),
-        // 16 digits were written by versions before 0.3
-        ([b'-', hash @ ..], b"tmp") if matches!(hash.len(), 16 | 32) => Some(Temporary::File),
-        ([b'-', hash @ ..], b"d") if hash.len() == 32 => Some(Temporary::Dir),
-        _ => None,
-    }
+    temporary(name).filter(|(id, _)| *id == job_id).map(|(_, kind)| kind)
+}
+
+/// Whether an entry of a source has the name of what an incomplete copy holds besides its entries, and is left out.
+pub fn is_leftover(name: &[u8], leftovers: &Leftovers) -> bool {
+    *leftovers != Leftovers::Copied && temporary(name).is_some_and(|(id, _)| leftovers.leaves_out(id))
+}
+
+/// Whether a name in the state directory is that of the job file, the lock or the marker. (Manifest and journals have theirs.)
+pub fn is_own_name(name: &[u8]) -> bool {
+    [JOB_NAME.as_bytes(), job::NEW_NAME, lock::NAME].contains(&name) || temporary(name).is_some()
 }
 
 /// Whether a name is that of a mark, or of another file that the job makes for a while.
@@ -177,8 +200,12 @@ pub fn open_at(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn checked(dir: OwnedFd) -> Result<OwnedFd, Errno> {
-    let meta = Meta::of(&dir)?;
-    if meta.uid == geteuid().as_raw() && meta.mode & 0o022 == 0 { Ok(dir) } else { Err(Errno::EPERM) }
+    if is_ours(&Meta::of(&dir)?) { Ok(dir) } else { Err(Errno::EPERM) }
+}
+
+/// Whether a state directory belongs to who runs pcopy, and nobody else can write to it.
+pub fn is_ours(dir: &Meta) -> bool {
+    dir.uid == geteuid().as_raw() && dir.mode & 0o022 == 0
 }
 
 /// A directory on this node for what a dry run has to keep. Dropped, it is removed.

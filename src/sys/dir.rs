@@ -69,6 +69,14 @@ fn reach_dir_at(dir: BorrowedFd<'_>, name: &[u8], follow: bool) -> Result<OwnedF
     openat(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow, Mode::empty())
 }
 
+/// Opens a directory by its path only to go on from it, as [`open_root`] does; it need not be readable.
+///
+/// # Errors
+/// Those of open(2).
+pub fn reach_root(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
 /// Of a directory that is not finished: for its owner alone, and sticky, which tells a later run that this one was made by a
 /// run that was killed, and not there before.
 pub const UNFINISHED_DIR_MODE: u32 = 0o1700;

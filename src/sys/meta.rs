@@ -176,6 +176,36 @@ pub(super) fn statx(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> Result<libc::s
     Errno::result(asked).map(|_| st)
 }
 
+/// Why an entry can be neither replaced nor removed, whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fixed {
+    /// chattr(1) `+i`.
+    Immutable,
+    /// chattr(1) `+a`.
+    AppendOnly,
+    MountPoint,
+}
+
+/// What keeps an entry from being replaced; `None` where nothing does, or the file system has no word for it. The entry is
+/// not opened.
+///
+/// # Errors
+/// Those of open(2) with `O_PATH`, and of statx(2).
+pub fn fixed(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Fixed>, Errno> {
+    let st = match statx(hold(dir, name, false)?.as_fd(), 0, libc::STATX_TYPE) {
+        // a kernel or a sandbox without it
+        Err(Errno::ENOSYS) => return Ok(None),
+        st => st?,
+    };
+    let has = |attribute: i32| u64::try_from(attribute).is_ok_and(|bit| st.stx_attributes & bit != 0);
+    let all = [
+        (libc::STATX_ATTR_IMMUTABLE, Fixed::Immutable),
+        (libc::STATX_ATTR_APPEND, Fixed::AppendOnly),
+        (libc::STATX_ATTR_MOUNT_ROOT, Fixed::MountPoint),
+    ];
+    Ok(all.into_iter().find(|(attribute, _)| has(*attribute)).map(|(_, fixed)| fixed))
+}
+
 fn kind_of_mode(mode: u32) -> Option<Kind> {
     match SFlag::from_bits_truncate(mode & libc::S_IFMT) {
         SFlag::S_IFREG => Some(Kind::File),

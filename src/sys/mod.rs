@@ -27,7 +27,7 @@ pub use answers::{Answer, Call};
 pub use buffer::Buffer;
 pub use dir::{
     DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, make_private_dir, mode_before, open_dir_at,
-    open_root, remove_dir, strip_dir_acls,
+    open_root, reach_root, remove_dir, strip_dir_acls,
 };
 pub use file::{
     End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, is_on_server, lock_file, move_entry,
@@ -36,7 +36,7 @@ pub use file::{
 };
 pub use lease::{Lease, ignore_breaks};
 pub use loaded::is_loaded;
-pub use meta::{Handle, Meta, Owner, hold, link, make_node, make_symlink, read_link};
+pub use meta::{Fixed, Handle, Meta, Owner, fixed, hold, link, make_node, make_symlink, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use random::random_bytes;

@@ -1,12 +1,12 @@
 //! Frames of every kind, decoded alone; and the records that come in some of them.
 
 use pcopy::journal::{Encoded, Item, RangeDone, encode_item};
-use pcopy::policy::{Filter, Policy, Rule};
+use pcopy::policy::{Filter, Leftovers, Policy, Rule};
 use pcopy::proto::{
     Checkpoint, Direct, Durability, Hello, Job, Message, Records, Reflink, Report, Signal, Source, Sparse, Task,
     TaskResult, Trouble, Tuning,
 };
-use pcopy::types::{Failure, Kind, Op, Outcome, Partial, Record, RelPath, Side, Stats, Temporary};
+use pcopy::types::{Failure, Kind, Maker, Op, Outcome, Partial, Record, RelPath, Secret, Side, Stats, Temporary};
 
 use super::fuzz;
 use super::mutate::mutated;
@@ -15,10 +15,24 @@ use crate::driver::storage::Random;
 use crate::driver::tree::{facts, identity};
 
 fn job() -> Job {
-    let source = Source { dir: b"/s".to_vec(), single: None, target: RelPath::root(), file_system: 0 };
-    let single = Source { dir: b"/s".to_vec(), single: Some(b"one".to_vec()), target: path("one"), file_system: 1 };
+    let source = Source {
+        dir: b"/s".to_vec(),
+        single: None,
+        target: RelPath::root(),
+        file_system: 0,
+        leftovers: Leftovers::OfJobs(vec![8, 9]),
+    };
+    let single = Source {
+        dir: b"/s".to_vec(),
+        single: Some(b"one".to_vec()),
+        target: path("one"),
+        file_system: 1,
+        leftovers: Leftovers::Copied,
+    };
     Job {
         id: 7,
+        secret: Secret::new([7; 16]),
+        maker: Maker::of(4, 0o644),
         abandoned: vec![8, 9],
         sources: vec![source, single],
         destination: b"/d".to_vec(),
@@ -67,7 +81,8 @@ fn corpus() -> Vec<Vec<u8>> {
     let list = Task::List { source: 0, dir: path("a"), keep: 4 };
     let results = vec![TaskResult::Ended, TaskResult::Listed(Box::default())];
     let (ended, failures) = (Stats::default(), Vec::new());
-    let report = Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures };
+    let private = vec![0, 1];
+    let report = Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures, private };
     let messages = [
         Message::Begin(None),
         Message::Begin(Some(Box::new(job()))),
@@ -139,8 +154,9 @@ fn the_longest_frame_does_not_become_more_memory_than_it_may() {
 }
 
 fn empty_report() -> Report {
-    let (results, failures, ended) = (Vec::new(), Vec::new(), Stats::default());
-    Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures }
+    let (results, failures, private) = (Vec::new(), Vec::new(), Vec::new());
+    let ended = Stats::default();
+    Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures, private }
 }
 
 /// A length as the encoding has it: seven bits a byte, the lowest first.

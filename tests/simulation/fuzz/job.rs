@@ -161,13 +161,13 @@ impl Job {
         let (rank, frame) = self.running.swap_remove(below(random, self.running.len()));
         let Ok(Message::Work { id, tasks }) = Message::decode(&frame) else { panic!("what is sent decodes") };
         let mut ended = Stats::default();
-        let results = tasks.into_iter().map(|task| self.execute(task, &mut ended, random)).collect();
+        let results: Vec<_> = tasks.into_iter().map(|task| self.execute(task, &mut ended, random)).collect();
+        let tasks = results.len();
         self.counted += ended.entries();
         let (bytes_moved, failures) = (random.next() >> 40, Vec::new());
-        Some((
-            rank,
-            Message::Report(Box::new(Report { id, results, bytes_moved, ended, full: false, halting: None, failures })),
-        ))
+        let private = (0..u32::try_from(tasks).expect("few")).filter(|_| one_in(random, 4)).collect();
+        let report = Report { id, results, bytes_moved, ended, full: false, halting: None, failures, private };
+        Some((rank, Message::Report(Box::new(report))))
     }
 
     /// Entries that were begun twice are ended twice: the count tells.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pcopy::journal::{Item, Recorder, encode_item};
-use pcopy::policy::{Filter, Policy};
+use pcopy::policy::{Filter, Leftovers, Policy};
 use pcopy::proto::{
     Direct, Durability, FinishedDir, Job, Known, KnownEntry, LargeFile, Message, Names, Owned, Reflink, Returned,
     Source, Sparse, Task, TaskResult, Tuning,
@@ -16,7 +16,7 @@ use pcopy::retry::Lag;
 use pcopy::scan::{Rooms, Roots};
 use pcopy::state::{marker_name, os_name};
 use pcopy::transfer::{Mover, Node, Throttle, reading};
-use pcopy::types::{Kind, Outcome, Record, RelPath};
+use pcopy::types::{Kind, Maker, Outcome, Record, RelPath, Secret};
 
 use super::mutate::mutated;
 use super::{below, fuzz};
@@ -72,7 +72,15 @@ fn job(base: &Path) -> Job {
     Job {
         id: 7,
         abandoned: Vec::new(),
-        sources: vec![Source { dir: bytes("src"), single: None, target: path("in"), file_system: 0 }],
+        secret: Secret::new([7; 16]),
+        maker: Maker::default(),
+        sources: vec![Source {
+            dir: bytes("src"),
+            single: None,
+            target: path("in"),
+            file_system: 0,
+            leftovers: Leftovers::Copied,
+        }],
         destination: bytes("dst"),
         generation: 2,
         began: None,
@@ -150,7 +158,8 @@ impl Home {
             entry: record(&format!("in/{name}")),
             partial: Some(file.partial()),
         };
-        let dir = FinishedDir { path: path("in/d"), before: None, recorded: record("in/d"), failure: None };
+        let dir =
+            FinishedDir { path: path("in/d"), before: None, recorded: record("in/d"), failure: None, private: true };
         let facts = Box::new(facts(10));
         let (owner_path, paths) = (path("in/small"), vec![path("in/too"), path("in/d/third")]);
         let tasks = [
@@ -197,6 +206,7 @@ fn mover(job: &Arc<Job>) -> (Mover, Arc<Mutex<Recorder>>) {
         reading: reading(job),
         unsynced: None,
         lag: Lag::default(),
+        guard: Arc::clone(node.guard()),
         cached_dirs: 8,
     };
     let rooms = Arc::new(Rooms::new(job, &roots).expect("both trees are there"));
