@@ -13,7 +13,7 @@
 //! when the directory is finished. An ordinary user's copy gives nothing away, so that nothing of this is done there.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::policy::{GlobError, IdMap};
@@ -179,13 +179,33 @@ impl Guard {
         close(create_new(dir, &mark_name(&self.job, path), 0o600)?)
     }
 
-    /// Uses a directory that is there, which is held: as it is; or taken, until it is finished, when it is of another owner
-    /// than the source's, or more open.
+    /// Uses a directory that is at the destination already; `dir` holds it, `source` is the source's. It is used as it is, or
+    /// taken until it is finished: [`Self::take_top`].
     ///
     /// # Errors
-    /// Those of looking at it and of changing it; [`EXCHANGED`] for one of root's that the source's owner is to get, where
-    /// others can exchange it for another one of root's.
-    pub fn take(&self, at: Position<'_>, dir: BorrowedFd<'_>, source: BorrowedFd<'_>) -> Result<DirThere, Errno> {
+    /// Those of looking at it and of changing it; [`EXCHANGED`] for a directory of root's that is to get another owner, where
+    /// that owner can exchange it for another directory of root's.
+    pub fn take(&self, at: Position<'_>, dir: BorrowedFd<'_>, source: (&OwnedFd, &Meta)) -> Result<DirThere, Errno> {
+        let shared = self.watches() && self.is_shared(at.above)?;
+        self.take_in(shared.then_some(at.path), dir, source)
+    }
+
+    /// Uses the top directory of the copy, which is at the destination already: as it is; or taken until it is finished (this
+    /// user's, with [`UNFINISHED_DIR_MODE`]), if it has another owner than the source's or is more open.
+    ///
+    /// # Errors
+    /// Those of looking at it and of changing it.
+    pub fn take_top(&self, dir: BorrowedFd<'_>, source: (&OwnedFd, &Meta)) -> Result<DirThere, Errno> {
+        self.take_in(None, dir, source)
+    }
+
+    /// `shared`: its path, where others can exchange its name.
+    fn take_in(
+        &self,
+        shared: Option<&RelPath>,
+        dir: BorrowedFd<'_>,
+        (source, source_meta): (&OwnedFd, &Meta),
+    ) -> Result<DirThere, Errno> {
         let there = Meta::of(dir)?;
         if there.kind != Some(Kind::Dir) {
             return Err(Errno::ENOTDIR);
@@ -198,26 +218,29 @@ impl Guard {
             }
             Ok(DirThere { mode: mode_before(&there), lent })
         };
-        let source_meta = Meta::of(source)?;
         if !self.watches() {
-            // who gives nothing away can still close what is his
-            let opens = ours && self.is_too_open(&there, &source_meta);
+            // an ordinary user cannot take a directory of somebody else's, but can close his own
+            let opens = ours && self.is_too_open(&there, source_meta);
             return if opens { close_dir(dir).map(|()| DirThere::default()) } else { as_it_is() };
         }
-        let shared = self.is_shared(at.above)?;
-        let is_wanted = there.uid == self.wanted(&source_meta, &there).0;
+        let is_wanted = there.uid == self.wanted(source_meta, &there).0;
         if self.is_unfinished(&there) && mode_before(&there).is_none() {
-            // a run was killed between making it and marking it; or it is to be as it is
-            if shared && !self.has_mark(dir, at.path)? {
-                self.mark(dir, at.path, is_wanted)?;
+            // a run was killed between making it and marking it, or its copy is to be like this
+            if let Some(path) = shared
+                && !self.has_mark(dir, path)?
+            {
+                self.mark(dir, path, is_wanted)?;
             }
             return Ok(DirThere::default());
         }
-        if is_wanted && !self.is_too_open(&there, &source_meta) && !self.hides_by_acl(source) {
+        if is_wanted && !self.is_too_open(&there, source_meta) && !self.hides_by_acl(source.as_fd()) {
             return as_it_is();
         }
-        if shared && ours && !is_wanted {
-            return if self.has_mark(dir, at.path)? { Ok(DirThere::default()) } else { Err(EXCHANGED) };
+        if let Some(path) = shared
+            && ours
+            && !is_wanted
+        {
+            return if self.has_mark(dir, path)? { Ok(DirThere::default()) } else { Err(EXCHANGED) };
         }
         if !is_wanted {
             match Handle::Held(dir).set_owner(Owner { uid: Some(self.job.maker.uid), gid: None }) {
@@ -226,8 +249,10 @@ impl Guard {
             }
         }
         close_dir(dir)?;
-        if shared && (ours || !is_wanted) {
-            match self.put_mark(dir, at.path) {
+        if let Some(path) = shared
+            && (ours || !is_wanted)
+        {
+            match self.put_mark(dir, path) {
                 Err(Errno::EEXIST) => {}
                 marked => marked?,
             }

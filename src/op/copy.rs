@@ -75,7 +75,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         }
         lead.display.print(&format!("pcopy: error: {err}"));
         say_how_to_go_on(&lead.display, &plan, stop);
-        prepared.leave();
+        prepared.leave(&job);
         lead.send_to_all(&Message::Bye);
         lead.comm.flush();
         return Ok(ExitCode::Stopped);
@@ -333,7 +333,7 @@ fn run(
                 lead.display.print(&format!("pcopy: error: {err}"));
             }
             (summary.stop, summary.manifest) = (stop, None);
-            prepared.leave();
+            prepared.leave(&job);
         }
         Err(err) => return Err(err),
     }

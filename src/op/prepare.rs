@@ -18,10 +18,10 @@ use crate::journal::{BaseWriter, Header, LoadError, remove_journals};
 use crate::manifest::Place;
 use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
-use crate::state::{self, Lock, marker_name, previous_name, remove_temporaries};
+use crate::state::{self, Lock, marker_name, previous_name, private_name, remove_temporaries};
 use crate::sys::{
-    DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_file, rename, strip_acls,
-    sync_dir,
+    DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_dir, remove_file, rename,
+    strip_acls, sync_dir,
 };
 use crate::types::{Maker, RelPath, Timestamp, escaped};
 
@@ -307,6 +307,7 @@ impl Prepared {
     /// # Errors
     /// What failed, and why.
     pub(super) fn complete(self, job: &Job, has_base: bool) -> Result<(), Trouble> {
+        self.remove_private_dir(job);
         let Some(state) = self.state else { return Ok(()) };
         if !state.lock.is_held() {
             return Err(("lock".into(), std::io::Error::other("another run has taken the copy over")));
@@ -336,8 +337,18 @@ impl Prepared {
         state.lock.release().map_err(|err| ("lock".into(), err.into()))
     }
 
+    /// Removes the private directory in the copy's root. The root of a copy of single files is not finished as a directory
+    /// of the copy is, which removes the others. One that still holds the half of a large file is not empty and stays.
+    fn remove_private_dir(&self, job: &Job) {
+        let has_single = job.sources.iter().any(|source| source.single.is_some());
+        if let Some(root) = self.root.as_ref().filter(|_| has_single) {
+            let _ = remove_dir(root.as_fd(), &private_name(job, &RelPath::root()));
+        }
+    }
+
     /// The job stopped before its end: everything stays for the next run.
-    pub(super) fn leave(self) {
+    pub(super) fn leave(self, job: &Job) {
+        self.remove_private_dir(job);
         self.state.into_iter().for_each(State::release);
     }
 }

@@ -157,7 +157,7 @@ impl Lister {
             if !found.left_alone && self.list_into((&mut found, &mut seen), source, path, &dir) == TooLong::Yes {
                 return Ok(None);
             }
-            let there = self.retried(|me, again| me.make_dir((source, path), &dir, again))?;
+            let there = self.retried(|me, again| me.make_dir((source, path), (&dir, &meta), again))?;
             let names = (!found.left_alone).then_some(seen);
             let mut before = DirBefore { names, ..DirBefore::new(&meta, there) };
             self.take_later_times(&dir, &mut before);

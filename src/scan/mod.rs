@@ -362,7 +362,7 @@ impl Scanner {
         };
         let opened = self.lister.retried(|me, again| {
             let (dir, meta) = me.open_source(source, &path, ancestors.as_ref(), linked)?;
-            let there = me.make_dir((source, &path), &dir, again)?;
+            let there = me.make_dir((source, &path), (&dir, &meta), again)?;
             Ok((dir, meta, there))
         });
         let (dir, meta, there) = match opened {

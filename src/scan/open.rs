@@ -46,25 +46,29 @@ impl Lister {
         Ok((dir, meta))
     }
 
-    /// Makes the directory at the destination, or uses the one that is there already; `from` is the source's. When it is tried
-    /// `again` the first time may have made it.
+    /// Makes the directory at the destination, or uses the one that is there already; `from` is the source's. On a further
+    /// attempt (`again`) the directory may be one that the first attempt has made.
     pub(super) fn make_dir(
         &mut self,
         (source, path): (u16, &RelPath),
-        from: &OwnedFd,
+        from: (&OwnedFd, &Meta),
         again: bool,
     ) -> Result<DirThere, Failure> {
         let rooms = Arc::clone(&self.rooms);
         let job = &rooms.job;
-        let Some((above, name)) = path.split().filter(|_| !job.policy.dry_run) else {
-            let mode = mode_before(&rooms.destination_meta).filter(|_| !job.fresh);
-            return Ok(DirThere { mode, lent: false });
-        };
         let failed = |op| move |err| failure(op, Side::Destination, err);
+        let Some((above, name)) = path.split().filter(|_| !job.policy.dry_run) else {
+            if job.fresh || job.policy.dry_run {
+                let mode = mode_before(&rooms.destination_meta).filter(|_| !job.fresh);
+                return Ok(DirThere { mode, lent: false });
+            }
+            let top = self.destination.open(0, path).map_err(failed(Op::Open))?;
+            return rooms.guard.take_top(top.as_fd(), from).map_err(failed(Op::Mkdir));
+        };
         let parent = open_destination((&rooms.guard, job), (&mut self.destination, &mut self.sources), source, &above);
         let parent = parent.map_err(failed(Op::Open))?;
         let at = Position { above: parent.as_fd(), name, path };
-        let use_it = || rooms.guard.take(at, hold(at.above, name, false)?.as_fd(), from.as_fd());
+        let use_it = || rooms.guard.take(at, hold(at.above, name, false)?.as_fd(), from);
         let make = || match rooms.guard.make(at) {
             Err(Errno::EEXIST) if !job.fresh || again => use_it(),
             made => made,

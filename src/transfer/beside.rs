@@ -12,7 +12,7 @@ use super::{At, DEST, Mover, Place};
 use crate::guard::EXCHANGED;
 use crate::policy::Existing;
 use crate::state::{private_name, temporary_name};
-use crate::sys::{Errno, Meta, hold, make_private_dir, move_entry, remove_dir, remove_file, rename_new};
+use crate::sys::{Errno, Meta, hold, make_private_dir, move_entry, remove_file, rename_new};
 use crate::types::{Failure, Kind, Op, RelPath, Temporary};
 
 /// Times that the private directory is made again, when whoever finishes the directory of another source has removed it.
@@ -129,13 +129,5 @@ impl Mover {
         hasher.update(&source.to_le_bytes()).update(&temporary.generation.to_le_bytes());
         hasher.update(&[temporary.attempt]).update(path.as_bytes());
         temporary_name(self.job.id, hasher.finalize().as_bytes())
-    }
-
-    /// Removes the private directory where only one entry is copied, so that no directory is finished.
-    pub(super) fn end_private(&self, source: u16, place: &Place) {
-        if self.job.sources[usize::from(source)].single.is_some() {
-            // what stays claims nothing
-            let _ = remove_dir(place.dest(), &private_name(&self.job, &place.dir()));
-        }
     }
 }

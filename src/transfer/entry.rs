@@ -306,7 +306,6 @@ impl Mover {
                     to.flush().at(Op::Close, DEST)?;
                     self.give_name(place, &made)?;
                     self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
-                    self.end_private(source, place);
                 } else if self.node.unsynced().is_some() {
                     return Ok(Attempt::Written(Facts { digest, ..kept.facts(None) }, Box::new(to)));
                 }
@@ -402,7 +401,6 @@ impl Mover {
             if !made.is_final {
                 self.give_name(place, &made)?;
                 self.keep_times_again(Handle::Held(to.as_fd()), &mut kept)?;
-                self.end_private(source, place);
             }
             Ok(kept)
         });

@@ -117,7 +117,6 @@ impl Mover {
         self.keep_times_again(Handle::Open(to.as_fd()), &mut kept)?;
         close(to).at(Op::Close, DEST)?;
         self.sync_dir_later(&place.dir());
-        self.end_private(file.source, &place);
         Ok(Some(kept.facts(None)))
     }
 
@@ -127,7 +126,6 @@ impl Mover {
             && let Ok(made) = self.beside(file.source, &place, file.temporary)
         {
             made.discard();
-            self.end_private(file.source, &place);
         }
         match failure {
             Some(failure) => self.fail(file.path.clone(), Kind::File, failure),

@@ -78,7 +78,6 @@ impl Mover {
             Ok(((), made)) => {
                 if !made.is_final {
                     self.replace(&place, &made)?;
-                    self.end_private(source, &place);
                 }
                 self.sync_dir_later(&place.dir());
                 Ok(true)

@@ -63,7 +63,6 @@ impl Mover {
             tried
         });
         target.discard();
-        self.end_private(source, place);
         let tried = tried?;
         close(file).at(Op::Close, DEST)?;
         // who may not give files away cannot try that
