@@ -1,16 +1,17 @@
-//! Whose the directories of the destination are: what proves that one is the copy's, where others can exchange names.
+//! Proof that a directory at the destination is the copy's, in places where other users can exchange names.
 //!
-//! Root copies while users work in directories of theirs that are there already. Such a user can give a directory another
-//! name at any moment. Three things must not follow from that: that he gets a directory of root's, that what is hidden from
-//! him lands in one that he can read, and that his own lands in root's. So, where somebody else can change the directory that
-//! it is in, a directory of the copy is used only if
+//! A user who owns a directory at the destination can rename directories in it at any moment, also while root copies. Three
+//! results are prevented: the user gets a directory of root's; files that the user may not read are copied into a directory
+//! that he can read; the user's own files are copied into a directory of root's. Where a user other than root can change the
+//! names in the directory above, a directory is used only if one of these holds:
 //!
-//! - it belongs to whom the source's belongs to, and is open to nobody to whom that one is closed; or
-//! - it is root's, for root alone, and holds the mark of its path: an empty file whose name the job's secret makes. Only root
-//!   can have put it there, and it moves with the directory.
+//! - It has the owner that the copy is to have, and it is no more open than the source's directory.
+//! - It belongs to root, is open to root alone, and holds the mark of its path. The mark is an empty file whose name is made
+//!   with the job's secret. Only root can have created it there, and it stays in the directory when that is renamed.
 //!
-//! What the job makes in such a place, and what it takes because it is too open or of another owner, gets the mark. It goes
-//! when the directory is finished. An ordinary user's copy gives nothing away, so that nothing of this is done there.
+//! A directory gets the mark in such a place when the job makes it, and when the job takes it because it has another owner
+//! than the source's or is more open. The mark is removed when the directory is finished. An ordinary user cannot give files
+//! away, so a copy by an ordinary user does none of this.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,16 +26,16 @@ use crate::sys::{
 };
 use crate::types::{Kind, RelPath};
 
-/// What [`Guard::check`] says of a directory that is not known to be the copy's. No file system answers so.
+/// The error for an object at the destination that is not proved to be the copy's. No file system returns this errno.
 pub const EXCHANGED: Errno = Errno::EREMCHG;
 
 /// Looks up the name of a user, or of a group.
 pub type NameOf = fn(u32) -> Option<String>;
 
-/// What a rank knows of owners.
+/// What a rank needs to check directories: who makes the copy, and which owners the entries are to have.
 pub struct Guard {
     job: Arc<Job>,
-    /// Whether this process may give files away.
+    /// This process may change owners (`CAP_CHOWN`).
     privileged: bool,
     users: IdMap,
     groups: IdMap,
@@ -50,7 +51,7 @@ pub struct Position<'a> {
 
 impl Guard {
     /// # Errors
-    /// A pattern of owners that is none.
+    /// An invalid pattern in the mapping of owners.
     pub fn new(job: &Arc<Job>, privileged: bool, (user_name, group_name): (NameOf, NameOf)) -> Result<Self, GlobError> {
         Ok(Self {
             job: Arc::clone(job),
@@ -60,7 +61,7 @@ impl Guard {
         })
     }
 
-    /// The user and the group that the copy of an entry is to have; `have` are those that it has without being given any.
+    /// The user and the group that the copy of an entry is to have. `have` holds those that the entry has before any is set.
     pub fn wanted(&self, source: &Meta, have: &Meta) -> (u32, u32) {
         let preserved = |id| self.job.policy.preserve.ownership.then_some(id);
         let uid = self.users.get(source.uid).or(preserved(source.uid)).unwrap_or(have.uid);
@@ -68,13 +69,13 @@ impl Guard {
         (uid, gid)
     }
 
-    /// Whether the walk to a directory has to be looked at on its way.
+    /// Whether each directory on the way to an entry has to be checked.
     pub fn watches(&self) -> bool {
-        // in a tree that the job made nobody else can do anything before it is finished
+        // In a tree that this job has made, nobody else can change anything until it is finished.
         self.privileged && !self.job.fresh && self.job.policy.preserve.ownership
     }
 
-    /// Whether somebody else can exchange the names in a directory.
+    /// Whether another user can exchange the names in a directory.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -84,7 +85,7 @@ impl Guard {
         Ok(meta.uid != self.job.maker.uid || (writable && !sticky))
     }
 
-    /// Whether the source's directory is closed to somebody to whom the copy's one is open.
+    /// Whether the mode of the copy's directory admits users whom the source's directory does not admit.
     fn is_too_open(&self, there: &Meta, source: &Meta) -> bool {
         let other_group = there.gid != self.wanted(source, there).1;
         let group_gains = other_group && (there.mode >> 3 & 7) & !(source.mode & 7) != 0;
@@ -92,10 +93,10 @@ impl Guard {
         opens && self.job.policy.preserve.mode && self.job.maker.forced == 0
     }
 
-    /// Demands that a directory is the copy's: see above. `source` looks at the source's one.
+    /// Checks that a directory is the copy's, by the rules of this module. `source` reads the metadata of the source's directory.
     ///
     /// # Errors
-    /// Those of looking at it; [`EXCHANGED`].
+    /// Those of statx(2); [`EXCHANGED`] if it is not proved to be the copy's.
     pub fn check(
         &self,
         at: Position<'_>,
@@ -106,11 +107,11 @@ impl Guard {
             return Ok(());
         }
         let source = source()?;
-        // what the kernel remembers of it may be from before it was taken
+        // The cached metadata may be older than a change of this directory by another node.
         for look in [Meta::known, Meta::of_now] {
             let there = look(dir)?;
             let ours = there.uid == self.job.maker.uid;
-            // one of this user's that is not finished may be that of another path
+            // An unfinished directory of the maker's may be that of another path: only the mark tells.
             let is_finished = mode_before(&there).is_some();
             let is_as_closed = !ours || (is_finished && !self.is_too_open(&there, &source));
             let as_source = there.uid == self.wanted(&source, &there).0 && is_as_closed;
@@ -121,7 +122,7 @@ impl Guard {
         Err(EXCHANGED)
     }
 
-    /// This user's, and for him alone: in a shared directory the mark tells the rest.
+    /// Whether a directory belongs to who makes the copy, and is open to nobody else.
     fn is_unfinished(&self, there: &Meta) -> bool {
         self.job.maker.is_alone(there.uid, there.mode)
     }
@@ -134,7 +135,7 @@ impl Guard {
         }
     }
 
-    /// Removes the mark of a directory that is about to be finished.
+    /// Removes the mark of a directory whose entries have all ended.
     ///
     /// # Errors
     /// Those of unlink(2).
@@ -148,10 +149,10 @@ impl Guard {
         }
     }
 
-    /// Makes a directory of the copy; [`Errno::EEXIST`] where the name is taken.
+    /// Makes a directory of the copy, and its mark where others can exchange its name.
     ///
     /// # Errors
-    /// Those of mkdir(2), and of marking it; [`EXCHANGED`].
+    /// Those of mkdir(2), such as `EEXIST`, and of creating the mark; [`EXCHANGED`].
     pub fn make(&self, at: Position<'_>) -> Result<DirThere, Errno> {
         make_dir(at.above, at.name)?;
         if self.watches() && self.is_shared(at.above)? {
@@ -161,8 +162,8 @@ impl Guard {
         Ok(DirThere::default())
     }
 
-    /// Marks a directory that is this user's, for him alone, and empty: whichever it is, it serves. One that `stays` his may
-    /// hold anything but a mark.
+    /// Marks an unfinished directory that belongs to who makes the copy. It must be empty: any empty directory will do, whatever
+    /// its name was. If its owner is to stay (`stays`), it may hold anything but another mark.
     fn mark(&self, dir: BorrowedFd<'_>, path: &RelPath, stays: bool) -> Result<(), Errno> {
         let mut is_free = true;
         list(open_dir_at(dir, b".", Reading::default())?, |entry| {
@@ -219,13 +220,13 @@ impl Guard {
             Ok(DirThere { mode: mode_before(&there), lent })
         };
         if !self.watches() {
-            // an ordinary user cannot take a directory of somebody else's, but can close his own
+            // Only the owner can close a directory.
             let opens = ours && self.is_too_open(&there, source_meta);
             return if opens { close_dir(dir).map(|()| DirThere::default()) } else { as_it_is() };
         }
         let is_wanted = there.uid == self.wanted(source_meta, &there).0;
         if self.is_unfinished(&there) && mode_before(&there).is_none() {
-            // a run was killed between making it and marking it, or its copy is to be like this
+            // The run was killed between mkdir and the mark, or the source's directory has this mode too.
             if let Some(path) = shared
                 && !self.has_mark(dir, path)?
             {
@@ -260,17 +261,17 @@ impl Guard {
         Ok(DirThere::default())
     }
 
-    /// Whether a source's directory has an ACL, which may close it to somebody. Asked in a first run only: later ones find
-    /// it copied.
+    /// Whether a source's directory has an ACL, which may refuse somebody whom the mode admits. Only a first run asks: in
+    /// later ones the copy has the ACL already.
     fn hides_by_acl(&self, source: BorrowedFd<'_>) -> bool {
         self.job.generation == 1 && self.job.policy.preserve.acl && has_access_acl(Handle::Held(source))
     }
 }
 
-/// Closes a directory to everybody but its owner, as one that is not finished.
+/// Sets the mode of an unfinished directory: open to its owner alone.
 fn close_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     match Handle::Held(dir).set_mode(UNFINISHED_DIR_MODE) {
-        // dfuse refuses the sticky bit
+        // dfuse refuses chmod with the sticky bit.
         Err(err) if Call::Chmod.allows(err) => match Handle::Held(dir).set_mode(0o700) {
             Err(err) if Call::Chmod.allows(err) => Ok(()),
             closed => closed,

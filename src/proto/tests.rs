@@ -354,7 +354,7 @@ fn report(result: TaskResult) -> Message {
 }
 
 /// A job of one source, a directory that becomes the copy's `in`, or the single entry of that name.
-fn job_of(single: Option<&[u8]>) -> Job {
+pub(crate) fn job_of(single: Option<&[u8]>) -> Job {
     let tuning = Tuning {
         range_len: 4096,
         block_len: 4096,

@@ -1,4 +1,4 @@
-//! Both sides of a directory: the source's is opened, the destination's made.
+//! Opens a directory of the source, and makes or opens its counterpart at the destination.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, strip_dir_a
 use crate::types::{Failure, Op, RelPath, Side};
 
 impl Lister {
-    /// A path is walked, sent and recorded as a whole: a tree that is made endlessly deep must not stop the job.
+    /// Refuses a path that is too long to be sent and recorded: a very deep tree must not stop the job.
     fn check_len(&self, path: &RelPath) -> Result<(), Failure> {
         if path.as_bytes().len() <= MAX_PATH_LEN {
             return Ok(());
@@ -33,9 +33,9 @@ impl Lister {
         let below = below.expect("the scan's paths are below their source's target");
         let dir = self.sources.open(usize::from(source), &below);
         let dir = dir.map_err(|err| failure(Op::Open, Side::Source, err))?;
-        // what the kernel remembers may be older than what the listing will show
+        // Cached metadata may be older than what the listing will show.
         let meta = Meta::of_now(dir.as_fd()).map_err(|err| failure(Op::Stat, Side::Source, err))?;
-        // the destination may be mounted in the source
+        // The destination may be mounted below the source.
         let destination = &rooms.destination_meta;
         let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };
         let in_destination = in_destination.map_err(|err| failure(Op::Stat, Side::Source, err))?;
@@ -73,7 +73,7 @@ impl Lister {
             Err(Errno::EEXIST) if !job.fresh || again => use_it(),
             made => made,
         };
-        // most are there when the job goes on, and a look is cheaper than an attempt
+        // In a further run most directories exist: a look costs less than mkdir.
         let there = if job.generation > 1 && !job.fresh {
             match use_it() {
                 Err(Errno::ENOENT) => make(),
@@ -87,7 +87,7 @@ impl Lister {
         if job.fresh && !is_new {
             return Err(failure(Op::Mkdir, Side::Destination, Errno::EEXIST));
         }
-        // what this job has made hands no ACL down before it is finished
+        // In a tree that this job has made, no directory has a default ACL before it is finished.
         if is_new && !job.fresh && job.policy.strips_inherited_acls() {
             strip_dir_acls(parent.as_fd(), name).map_err(failed(Op::Xattr))?;
         }
@@ -98,7 +98,7 @@ impl Lister {
     }
 }
 
-/// Opens a directory of the copy to reach its entries. Each on the way to it is proved to be the copy's.
+/// Opens a directory of the copy to reach its entries. Each directory on the way is checked by the guard.
 ///
 /// # Errors
 /// Those of open(2); [`EXCHANGED`](crate::guard::EXCHANGED).
@@ -114,7 +114,7 @@ pub fn open_destination(
     let top = &job.sources[usize::from(source)].target;
     destination.open_checked(0, path, |above, path, dir| {
         let path = RelPath::new(path.to_vec()).map_err(|_| Errno::EINVAL)?;
-        // what is above the source's own place has no counterpart
+        // Directories above the source's target have no counterpart in the source.
         let Some(below) = path.strip(top) else { return Ok(()) };
         let name = path.split().map(|(_, name)| name).unwrap_or_default();
         let source_meta = || Meta::known(sources.open(usize::from(source), &below)?.as_fd());
@@ -123,7 +123,7 @@ pub fn open_destination(
 }
 
 impl DirBefore {
-    /// Takes down a source's directory, whose names are still to be listed, and how the destination's was found.
+    /// A source's directory before it is listed, and how its counterpart was found.
     pub(super) fn new(meta: &Meta, there: DirThere) -> Self {
         let Meta { atime, mtime, ctime, .. } = *meta;
         Self { atime, mtime, ctime, mode_there: there.mode, lent: there.lent, names: None }

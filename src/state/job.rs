@@ -269,6 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn a_job_file_of_a_version_without_secrets_is_read() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = open_root(home.path()).expect("opens");
+        job().write(&dir).expect("written");
+        let text = std::fs::read_to_string(home.path().join(JOB_NAME)).expect("text");
+        let older: String = text.split_inclusive('\n').filter(|line| !line.contains("\"secret\"")).collect();
+        assert_ne!(older, text);
+        std::fs::write(home.path().join(JOB_NAME), older).expect("written");
+        assert_eq!(JobFile::read(&dir).expect("read"), Some(JobFile { secret: None, ..job() }));
+    }
+
+    #[test]
     fn what_is_no_job_file_is_told_apart() {
         let home = tempfile::tempdir().expect("a directory");
         let dir = open_root(home.path()).expect("opens");

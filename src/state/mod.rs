@@ -1,5 +1,5 @@
-//! The state directory of a copy: `.pcopy` in its root, or where the user wants it, for who runs pcopy alone. Held by
-//! descriptor, so that nobody can put another one in its place.
+//! The state directory of a copy: `.pcopy` in its root, or the one that `--state-dir` names. It belongs to the user who runs
+//! pcopy, and nobody else can write to it. It is held by descriptor, so that nobody can put another one in its place.
 
 mod copies;
 mod job;
@@ -50,7 +50,7 @@ pub fn private_name(job: &Job, dir: &RelPath) -> Vec<u8> {
     format!(".pcopy-{:016x}-{hash:032x}.d", job.id).into_bytes()
 }
 
-/// The name of the file that tells of a directory of the copy, which is not finished, that it is the one of this path.
+/// The name of a mark: the file in an unfinished directory of the copy that proves which path it has (see `guard`).
 pub fn mark_name(job: &Job, dir: &RelPath) -> Vec<u8> {
     temporary_name(job.id, &hash_of(job, b"mark", dir).to_be_bytes().repeat(2).try_into().expect("32 bytes"))
 }
@@ -61,7 +61,7 @@ fn hash_of(job: &Job, what: &[u8], dir: &RelPath) -> u128 {
     u128::from_be_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
 }
 
-/// What a name in the copy is for.
+/// What a name of pcopy's own in the copy is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Temporary {
     /// A temporary file, a mark, or the marker.
@@ -70,16 +70,16 @@ enum Temporary {
     Dir,
 }
 
-/// The job that a name in a copy is of, and what it is for.
+/// The job that made a name of pcopy's own in a copy, and what the name is for. `None` for any other name.
 fn temporary(name: &[u8]) -> Option<(u64, Temporary)> {
-    // nearly every name that is asked about is not even like one
+    // Nearly all names are refused by their first bytes.
     let (id, rest) = name.strip_prefix(b".pcopy-")?.split_at_checked(16)?;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let id = std::str::from_utf8(id).ok().filter(|id| id.as_bytes().iter().all(is_digit))?;
     let dot = rest.iter().rposition(|&b| b == b'.')?;
     let kind = match (&rest[..dot], &rest[dot + 1..]) {
         (b"", b"here") => Temporary::File,
-        // 16 digits were written by versions before 0.3
+        // Earlier versions wrote 16 digits.
         ([b'-', hash @ ..], b"tmp") if matches!(hash.len(), 16 | 32) => Temporary::File,
         ([b'-', hash @ ..], b"d") if hash.len() == 32 => Temporary::Dir,
         _ => return None,
@@ -87,12 +87,12 @@ fn temporary(name: &[u8]) -> Option<(u64, Temporary)> {
     Some((u64::from_str_radix(id, 16).ok()?, kind))
 }
 
-/// Whether a name is one of this job's own.
+/// What a name is for, if it is one of this job's own.
 fn temporary_kind(name: &[u8], job_id: u64) -> Option<Temporary> {
     temporary(name).filter(|(id, _)| *id == job_id).map(|(_, kind)| kind)
 }
 
-/// Whether an entry of a source has the name of what an incomplete copy holds besides its entries, and is left out.
+/// Whether an entry of a source has the name of a temporary file of an incomplete copy that is to be left out.
 pub fn is_leftover(name: &[u8], leftovers: &Leftovers) -> bool {
     *leftovers != Leftovers::Copied && temporary(name).is_some_and(|(id, _)| leftovers.leaves_out(id))
 }
@@ -102,12 +102,12 @@ pub fn is_own_name(name: &[u8]) -> bool {
     [JOB_NAME.as_bytes(), job::NEW_NAME, lock::NAME].contains(&name) || temporary(name).is_some()
 }
 
-/// Whether a name is that of a mark, or of another file that the job makes for a while.
+/// Whether a name is that of a mark, of a temporary file or of the marker of this job.
 pub fn is_temporary_file(name: &[u8], job: &Job) -> bool {
     temporary_kind(name, job.id) == Some(Temporary::File)
 }
 
-/// Removes from a directory what earlier runs of a job, and the jobs that it took the place of, have left.
+/// Removes the temporary files and private directories of this job, and of the jobs that it replaces, from a directory.
 ///
 /// # Errors
 /// Those of open(2), readdir(3), unlinkat(2) and rmdir(2).
@@ -119,7 +119,7 @@ pub fn remove_temporaries(dir: BorrowedFd<'_>, job: &Job) -> Result<(), Errno> {
         ControlFlow::Continue(())
     })?;
     left.iter().try_for_each(|(name, kind)| match kind {
-        // whoever owns the directory may be quicker, or may have made a directory of this name
+        // The owner of the directory may have removed it, or made a directory of this name.
         Temporary::File => match remove_file(dir, name) {
             Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
             removed => removed,
@@ -128,7 +128,7 @@ pub fn remove_temporaries(dir: BorrowedFd<'_>, job: &Job) -> Result<(), Errno> {
     })
 }
 
-/// Removes a private directory and what is in it, if it is this user's alone: others may have given its name to one of theirs.
+/// Removes a private directory and the job's files in it. One that others can change is left: it is not the job's.
 ///
 /// # Errors
 /// Those of open(2), readdir(3), unlinkat(2) and rmdir(2).
@@ -143,7 +143,7 @@ pub fn remove_private_dir(dir: BorrowedFd<'_>, name: &[u8], job: &Job) -> Result
     }
     remove_temporaries(private.as_fd(), job)?;
     match remove_dir(dir, name) {
-        // what else is in it is not the job's; nor is what others give its name to
+        // Other files in it, or another entry under its name, are not the job's.
         Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
         removed => removed,
     }
@@ -215,7 +215,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// In the directory for temporary files.
+    /// In the system's directory for temporary files.
     ///
     /// # Errors
     /// Those of mkdir(2) and open(2).
@@ -233,7 +233,51 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // of no use to anybody, whatever stays
+        // Nothing reads it again: an error is ignored.
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::tests::job_of;
+    use crate::types::Secret;
+
+    fn is_digits(text: &[u8], count: usize) -> bool {
+        text.len() == count && text.iter().all(u8::is_ascii_hexdigit)
+    }
+
+    #[test]
+    fn names_of_jobs_with_other_secrets_differ_in_all_but_the_job_number() {
+        let (job, path) = (job_of(None), RelPath::root().join(b"d"));
+        let other = Job { secret: Secret::new([8; 16]), ..job.clone() };
+        for (name, of) in [(private_name as fn(&Job, &RelPath) -> Vec<u8>, ".d"), (mark_name, ".tmp")] {
+            let hash = |job: &Job| {
+                let name = name(job, &path);
+                let hash =
+                    name.strip_prefix(b".pcopy-0000000000000001-").and_then(|rest| rest.strip_suffix(of.as_bytes()));
+                hash.expect("a name of this job").to_vec()
+            };
+            assert!(is_digits(&hash(&job), 32) && is_digits(&hash(&other), 32));
+            assert_ne!(hash(&job), hash(&other));
+        }
+        assert_ne!(private_name(&job, &path), private_name(&job, &RelPath::root()));
+    }
+
+    #[test]
+    fn temporary_names_of_this_and_of_earlier_versions_are_known() {
+        let (job, path) = (job_of(None), RelPath::root().join(b"d"));
+        assert!(temporary_kind(&private_name(&job, &path), 1) == Some(Temporary::Dir));
+        assert!(temporary_kind(&private_name(&job, &path), 2).is_none());
+        let files = [mark_name(&job, &path), marker_name(1), temporary_name(1, &[0xab; 32])];
+        let earlier = b".pcopy-0000000000000001-0123456789abcdef.tmp".to_vec();
+        for name in files.iter().chain([&earlier]) {
+            assert!(temporary_kind(name, 1) == Some(Temporary::File), "{}", name.escape_ascii());
+            assert!(temporary_kind(name, 2).is_none(), "{}", name.escape_ascii());
+        }
+        let others: [&[u8]; 5] =
+            [b".pcopy", b".pcopy-1.here", b".pcopy-0000000000000001-0123.tmp", b".pcopy-000000000000000G.here", b"a"];
+        assert!(others.iter().all(|name| temporary(name).is_none()));
     }
 }

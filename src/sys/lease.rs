@@ -1,16 +1,16 @@
-//! Leases: whether somebody else has a file open.
+//! Write leases, fcntl(2) `F_SETLEASE`: proof that no other process has a file open.
 
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// As long as it lives, nobody else has the file open, and whoever opens it waits. The kernel tells this process of that by
-/// SIGIO, which [`ignore_breaks`] makes harmless.
+/// A write lease. While it lives, no other process has the file open, and open(2) by another process waits. The kernel sends
+/// SIGIO when another process waits; [`ignore_breaks`] ignores it.
 pub struct Lease<'a>(BorrowedFd<'a>);
 
 impl<'a> Lease<'a> {
-    /// Takes a lease on a file by the only descriptor that this process has of it, which is open for writing. `None` where
-    /// somebody has it open, and on file systems without leases: fcntl(2).
+    /// Takes a lease on a file. `fd` must be the only descriptor of it in this process, and open for writing. `None` if another
+    /// process has the file open, or the file system has no leases.
     pub fn take(fd: BorrowedFd<'a>) -> Option<Self> {
         set(fd, libc::F_WRLCK).then_some(Self(fd))
     }
@@ -18,7 +18,7 @@ impl<'a> Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // closing the descriptor would end it too
+        // Released here and not by close(2), because the descriptor is used further.
         set(self.0, libc::F_UNLCK);
     }
 }
@@ -28,7 +28,7 @@ fn set(fd: BorrowedFd<'_>, kind: libc::c_int) -> bool {
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) == 0 }
 }
 
-/// Has the process ignore the signal that tells of somebody who waits for a leased file: by default it would end it.
+/// Ignores SIGIO, the signal of a lease that another process waits for. Its default action ends the process.
 pub fn ignore_breaks() {
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };

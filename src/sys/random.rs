@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 
-/// Sixteen bytes that nobody can guess.
+/// 16 bytes from the kernel's random number generator.
 ///
 /// # Errors
 /// Those of getrandom(2).

@@ -1,9 +1,9 @@
-//! What is made before it has its final name: in a private directory beside it, of the job's own.
+//! Entries that are made under a temporary name first: in a private directory beside the final name.
 //!
-//! Whoever owns a directory of the destination can exchange the names in it while root copies. So what is written to by its
-//! name, renamed or linked stands in a directory that only this user can change: mode 0700, under a name that the job's secret
-//! makes, looked at through the descriptor by which its entries are reached. It inherits the layout, the project and the
-//! group of the directory that it is in.
+//! The owner of a directory at the destination can exchange the names in it while root copies. Therefore whatever is opened
+//! again by its name, renamed or linked is made in a directory that only the user who runs pcopy can change. It has mode 0700
+//! and a name that is made with the job's secret. It is checked through the descriptor by which its entries are reached. It
+//! inherits layout, project and group from the directory above.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::state::{private_name, temporary_name};
 use crate::sys::{Errno, Meta, hold, make_private_dir, move_entry, remove_file, rename_new};
 use crate::types::{Failure, Kind, Op, RelPath, Temporary};
 
-/// Times that the private directory is made again, when whoever finishes the directory of another source has removed it.
+/// Attempts to make the private directory. Another rank removes it when it finishes the directory of another source.
 const MAX_TIMES_GONE: usize = 8;
 
-/// Where something was made.
+/// The place of an entry that was made: the directory and the name in it.
 pub(super) struct Made {
     dir: Arc<OwnedFd>,
     name: Vec<u8>,
-    /// It has its final name.
+    /// The name is the entry's final one.
     pub(super) is_final: bool,
 }
 
@@ -31,18 +31,18 @@ impl Made {
         (self.dir.as_fd(), &self.name)
     }
 
-    /// Removes what a failed attempt made. That it failed is recorded already; a name that stays behind has neither the
-    /// final times nor a record.
+    /// Removes what a failed attempt has made. An error is ignored: the failure of the attempt is recorded already, and an entry
+    /// that stays behind has no record and not the final times.
     pub(super) fn discard(&self) {
         let _ = remove_file(self.dir.as_fd(), &self.name);
     }
 }
 
 impl Mover {
-    /// What a temporary file of this entry is called, in the private directory, if that is there.
+    /// The place of a temporary file of an entry, in the private directory.
     ///
     /// # Errors
-    /// Those of open(2) and statx(2); [`EXCHANGED`] for a directory that is not this user's alone.
+    /// Those of open(2) and statx(2), `ENOENT` if there is no private directory; [`EXCHANGED`] if others can change it.
     pub(super) fn beside(&self, source: u16, place: &Place, temporary: Temporary) -> Result<Made, Errno> {
         let dir = hold(place.dest(), &private_name(&self.job, &place.dir()), false)?;
         let meta = Meta::known(dir.as_fd())?;
@@ -53,7 +53,7 @@ impl Mover {
         Ok(Made { dir: Arc::new(dir), name, is_final: false })
     }
 
-    /// Demands that what a temporary name has led to is a file of one name.
+    /// Checks that an opened temporary file is a regular file with one name.
     ///
     /// # Errors
     /// Those of fstat(2); [`EXCHANGED`].
@@ -62,7 +62,7 @@ impl Mover {
         if meta.kind == Some(Kind::File) && meta.nlink == 1 { Ok(()) } else { Err(EXCHANGED) }
     }
 
-    /// Makes something in the private directory, which is made where it is not there.
+    /// Makes an entry in the private directory, and that directory first if there is none.
     pub(super) fn make_temporary<T>(
         &mut self,
         source: u16,
@@ -73,7 +73,7 @@ impl Mover {
         self.task.private = true;
         for _ in 0..MAX_TIMES_GONE {
             let made = self.beside(source, place, temporary).and_then(|spot| match make(spot.place()) {
-                // of an earlier attempt of this job: no one else has the name
+                // An earlier attempt of this job made it: nobody else knows the name.
                 Err(Errno::EEXIST) => {
                     remove_file(spot.dir.as_fd(), &spot.name)?;
                     Ok((make(spot.place())?, spot))
@@ -88,14 +88,14 @@ impl Mover {
         Err(Errno::ENOENT)
     }
 
-    /// Makes something under its final name, or beside it where that is taken.
+    /// Makes an entry under its final name, or in the private directory if that name is taken.
     pub(super) fn make_beside<T>(
         &mut self,
         source: u16,
         place: &Place,
         mut make: impl FnMut((BorrowedFd<'_>, &[u8])) -> Result<T, Errno>,
     ) -> Result<(T, Made), Errno> {
-        // where what is there may be left, a later run must not take half an entry for a whole one
+        // With --update and --no-clobber a later run leaves what is there: a half entry must never have the final name.
         if self.job.policy.existing == Existing::Replace {
             match make((place.dest(), &place.dest_name)) {
                 Err(Errno::EEXIST) if self.may_replace(place) => {}
@@ -111,7 +111,7 @@ impl Mover {
         self.make_temporary(source, place, first, make)
     }
 
-    /// Gives an entry that is whole its final name.
+    /// Gives a complete entry its final name.
     pub(super) fn give_name(&self, place: &Place, made: &Made) -> Result<(), Failure> {
         let renamed = if self.may_replace(place) { move_entry } else { rename_new };
         renamed(made.place(), (place.dest(), &place.dest_name)).at(Op::Rename, DEST)
@@ -122,8 +122,8 @@ impl Mover {
         !self.job.fresh && (self.job.policy.existing != Existing::Keep || place.ours)
     }
 
-    /// The name under which an entry is made before it replaces another one: of fixed length, because the entry's own may
-    /// already be as long as the file system allows.
+    /// The temporary name of an entry. Its length is fixed, because the entry's own name may be as long as the file system
+    /// allows.
     fn temporary_name(&self, source: u16, path: &RelPath, temporary: Temporary) -> Vec<u8> {
         let mut hasher = blake3::Hasher::new_keyed(&self.job.secret.key());
         hasher.update(&source.to_le_bytes()).update(&temporary.generation.to_le_bytes());

@@ -78,12 +78,11 @@ impl Mover {
         }))
     }
 
-    /// Gives a copy whose data is as it should be its metadata again, if that can be done in place: `None` for one that has to
-    /// be copied.
+    /// Sets the metadata of a copy again whose data is as recorded. `None` if the entry has to be copied again.
     ///
-    /// What is changed in place is changed under all of its names: some may be another file's by now, or somebody's snapshot.
-    /// And whoever owned it may have written to it, and set its times back. So it keeps its user, and gets no rights. Another
-    /// file of its user's may stand there: so it has the content that was recorded.
+    /// Metadata is set in place only if the entry keeps its user, has one name, gets neither setuid nor setgid nor
+    /// capabilities, and has the recorded content. A change in place would reach all names of the file, and its owner may have
+    /// written to it and set its times back, or put another file of his in its place.
     fn refresh(&mut self, number: u16, place: &Place, entry: &Earlier) -> Result<Option<Facts>, Failure> {
         let Earlier { kind, facts, .. } = entry;
         let ((dir, name), reading) = (place.source(), self.reading);
@@ -124,8 +123,8 @@ impl Mover {
         Ok(Some(new))
     }
 
-    /// Whether a file that is held has the content that was recorded. It is read only where others can exchange the names in
-    /// its directory: size and times are not enough there, because whoever owns a file can set them.
+    /// Whether a file has the recorded content. It is read only where others can exchange the names in its directory; elsewhere
+    /// size and times, which the caller has compared, are enough. The owner of a file can set both.
     pub(super) fn has_content(
         &mut self,
         (dir, held): (BorrowedFd<'_>, BorrowedFd<'_>),

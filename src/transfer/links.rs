@@ -10,7 +10,7 @@ use crate::sys::{Call, Errno, Handle, Meta, hold, link, read_link};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
-    /// Links each path to the owner; what cannot be linked is handed back, to be copied.
+    /// Links each path to the owner. Paths that the file system cannot link are handed back, to be copied.
     pub(super) fn make_links(
         &mut self,
         source: u16,
@@ -25,13 +25,13 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
-            // what could not be made has no other names either
+            // The owner is a special file that the destination cannot make: neither are its other names.
             if facts.unkept.has(Unkept::SPECIAL) {
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 continue;
             }
             match self.retried(|me, _| me.make_link((source, kind), (owner, facts, &mut proven), &path)) {
-                // that one was there already
+                // The owner itself was at the destination already.
                 Ok(_) if path == *owner => self.end_there(path, kind, facts.clone()),
                 Ok(true) => {
                     let facts = Facts { hardlink: Some(owner.clone()), ..facts.clone() };
@@ -46,7 +46,7 @@ impl Mover {
         TaskResult::Returned(unlinkable)
     }
 
-    /// Whether the destination has links at all, and this one now.
+    /// Links one path to the owner. `false`: the destination has no hard links, or no more of this file.
     fn make_link(
         &mut self,
         (source, kind): (u16, Kind),
@@ -56,7 +56,7 @@ impl Mover {
         let (owner_dir, owner_name) = owner.split().ok_or(Errno::EISDIR).at(Op::Link, DEST)?;
         let owner_dir = self.dest_dir(source, &owner_dir)?;
         let place = self.place(source, path)?;
-        // who owns the directory may have given its name to something else
+        // The owner of the directory may have put another entry under this name: it is held and checked.
         let held = hold(owner_dir.as_fd(), owner_name, false).at(Op::Link, DEST)?;
         let touches = kind == Kind::Symlink && self.link_calls(source, &place)?.utimens;
         let meta = is_copy(held.as_fd(), kind, facts, touches).at(Op::Link, DEST)?;
@@ -68,7 +68,7 @@ impl Mover {
         }
         let held = match proven {
             Some(proven) => proven,
-            // without digests type, owner, size and times have to do
+            // With --no-digest only type, owner, size and times are compared.
             None if facts.digest.is_some() && !self.has_content((owner_dir.as_fd(), held.as_fd()), facts)? => {
                 return Err(EXCHANGED).at(Op::Link, DEST);
             }
@@ -89,16 +89,16 @@ impl Mover {
 
     fn replace(&self, place: &Place, made: &Made) -> Result<(), Failure> {
         self.give_name(place, made).inspect_err(|_| made.discard())?;
-        // renaming one name of a file onto another name of it does nothing, rename(2): the first one is left
+        // rename(2) of one name of a file onto another name of the same file does nothing: the first name is still there.
         made.discard();
         Ok(())
     }
 }
 
-/// Demands that an entry of the copy is what was recorded of it. A link's access time is set back after it was read, if its
-/// times can be set.
+/// Checks that an entry of the copy is as its record says: type, owner, size or target or device, modification time. If
+/// `touches` holds, the access time of a symbolic link is set back after readlink(2).
 fn is_copy(held: BorrowedFd<'_>, kind: Kind, facts: &Facts, touches: bool) -> Result<Meta, Errno> {
-    // what the kernel remembers may be from before it was finished
+    // The cached metadata may be older than the last change by another node.
     for look in [Meta::of, Meta::of_now] {
         let there = look(held)?;
         let same_uid = facts.unkept.has(Unkept::OWNER) || there.uid == facts.uid;

@@ -1,10 +1,11 @@
-//! Metadata of a copied entry: attributes, owner, ACLs and mode, times, in the order in which they last and in which nobody
-//! gains by what is between.
+//! Metadata of a copied entry, set through one descriptor in this order: attributes, owner, setuid, setgid and capabilities,
+//! ACLs, mode, times.
 //!
-//! Changing the owner clears setuid, setgid and capabilities; an ACL changes the mode; all of it, and the data, changes the
-//! times. A new entry is its maker's alone until it has its owner, and its owner's alone until it has its ACL and its mode.
-//! What gives rights (setuid, setgid, capabilities) comes in one step with the mode, after a look at owner and links: from then
-//! on the kernel takes it away from whoever writes to the file. Everything goes through one descriptor.
+//! The order follows from what the calls change: chown clears setuid, setgid and capabilities; an ACL changes the mode; each
+//! of them, and writing, changes the times. It also gives no user more than he has in the source at any moment: a new entry is
+//! open to its maker alone until its owner is set, and to its owner alone until its ACL and mode are set. setuid, setgid and
+//! capabilities are set only after fstat has shown the owner and a link count of 1; from then on the kernel clears them when
+//! the file is written to.
 
 use std::os::fd::BorrowedFd;
 
@@ -24,12 +25,12 @@ const STICKY: u32 = 0o1000;
 
 /// What became of an entry's metadata.
 pub(super) struct Kept {
-    /// The source's, with the owner and the mode that the copy is to have.
+    /// The source's metadata, with the owner and the mode that the copy is to have.
     pub(super) meta: Meta,
     pub(super) unkept: Unkept,
     /// The copy's times of last access and of modification.
     times: (Timestamp, Timestamp),
-    /// They can be set.
+    /// The times can be set.
     keeps_times: bool,
     /// The copy's modification time, where it is not the source's.
     mtime_there: Option<Timestamp>,
@@ -46,7 +47,7 @@ impl Kept {
 struct Ownership {
     uid: u32,
     gid: u32,
-    /// It had to be set, and was.
+    /// chown(2) was called and succeeded.
     set: bool,
     /// The copy has another owner than its source.
     differs: bool,
@@ -56,42 +57,42 @@ struct Ownership {
 pub(super) struct Setting<'a> {
     pub(super) from: Handle<'a>,
     pub(super) to: Handle<'a>,
-    /// What the source is, and the copy is to be.
+    /// The source's metadata.
     pub(super) source: &'a Meta,
-    /// It has an ACL from its directory that is not to stay.
+    /// The entry has inherited an ACL from its directory, which has to be removed.
     pub(super) inherits_acl: bool,
     pub(super) of: Age<'a>,
-    /// Of a symbolic link: what can be set of it.
+    /// For a symbolic link: which calls may be used on it.
     pub(super) link: LinkCalls,
-    /// Owner and mode that a new file has, where they are known: then it is looked at once, after all is set, when the kernel
-    /// has the answer of the last call.
+    /// Owner and mode of a new file, if they are known already. Then the file is looked at only once, after everything is set:
+    /// the last call's reply has filled the kernel's cache.
     pub(super) made: Option<Meta>,
 }
 
-/// Since when an entry is at the destination.
+/// Whether an entry was at the destination before.
 pub(super) enum Age<'a> {
     /// This run has made it: its content is known.
     New,
-    /// It was there: it stays its user's, who may have written to it.
+    /// It was: it keeps its user, who may have written to it.
     Old,
-    /// A directory; what is to be done in it once it has its owner, before its times are set.
+    /// A directory, new or old. The function is called after its owner is set and before its times are set.
     Dir(&'a dyn Fn() -> Result<(), Errno>),
 }
 
 impl Mover {
-    /// Whether what is made in this directory gets an ACL from it that is not to stay.
+    /// Whether new entries in this directory inherit an ACL that has to be removed.
     pub(super) fn inherits_acl(&self, dir: BorrowedFd<'_>) -> Result<bool, Failure> {
-        // what this job has made hands no ACL down before it is finished
+        // A directory that this job has made has no default ACL before it is finished.
         if self.job.fresh || !self.job.policy.strips_inherited_acls() {
             return Ok(false);
         }
         has_default_acl(dir).at(Op::Xattr, DEST)
     }
 
-    /// The attributes of a source that its copy is to have; how many cannot be read is added to `unkept`.
+    /// The attributes of a source that its copy is to have. `unkept` notes that some cannot be read.
     pub(super) fn read_xattrs(&self, from: Handle<'_>, unkept: &mut Unkept) -> Result<Xattrs, Failure> {
         match Xattrs::read(from, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
-            // no /proc to reach the entry by
+            // Without /proc there is no path to the attributes of an entry that is not opened.
             Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) => {
                 unkept.add(Unkept::XATTR);
                 Ok(Xattrs::default())
@@ -144,7 +145,7 @@ impl Mover {
         Ok(Kept { meta, unkept, times, keeps_times: set.link.utimens, mtime_there })
     }
 
-    /// ACLs, capabilities and the mode. Returns the mode that the entry may have.
+    /// Sets ACLs, capabilities and the mode. Returns the mode that the entry may have.
     fn keep_access(
         &self,
         set: &Setting<'_>,
@@ -163,11 +164,11 @@ impl Mover {
         let acls = set_xattrs(xattrs, Class::Acl, to, unkept)?;
         let mode = self.allowed_mode(source, owner, unkept, acls.without_acl);
         let mode = if is_file { mode & !SETUID_SETGID | bits } else { mode };
-        // the kernel may remember a directory's mode from before it was closed, or lent to its owner
+        // The cached mode of a directory may be older than the change that this job has made to it.
         let may_be_old = matches!(set.of, Age::Dir(_));
         if owner.set || stripped || acls.set > 0 || gives_rights || may_be_old || have.mode != mode {
             keep_mode(to, mode, unkept)?;
-            // chmod(2) drops setgid without an error for who is not in the group
+            // chmod(2) clears setgid without an error if the caller is not in the group.
             if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
                 unkept.add(Unkept::MODE);
             }
@@ -175,8 +176,8 @@ impl Mover {
         Ok(mode)
     }
 
-    /// Sets setuid, setgid and capabilities of a file that is its owner's alone still, if nobody can have written to it who
-    /// would gain by that; whether it has them.
+    /// Sets setuid, setgid and capabilities of a file that is still open to its owner alone. Returns whether the file has them.
+    /// They are left out, and noted in `unkept`, if somebody who would gain by it can have written to the file.
     fn give_rights(
         &self,
         set: &Setting<'_>,
@@ -187,7 +188,7 @@ impl Mover {
         let Handle::Open(fd) = set.to else { return Ok(false) };
         let now = set.to.meta().at(Op::Stat, DEST)?;
         let is_meant = matches!(set.of, Age::New) && (now.uid, now.gid, now.nlink) == (owner.uid, owner.gid, 1);
-        // his own rights an owner may give to what he has written; those of a group, and capabilities, are more
+        // A setuid program of the owner's own gives him nothing new; setgid and capabilities do.
         let is_more = bits & SETGID != 0 || xattrs.has(Class::Privilege);
         let lease = if now.uid == self.job.maker.uid || !is_more { None } else { Some(Lease::take(fd)) };
         if !is_meant || matches!(lease, Some(None)) {
@@ -204,7 +205,7 @@ impl Mover {
         Ok(true)
     }
 
-    /// Sets the owner where it differs and may be set.
+    /// Sets the owner if it differs and may be set.
     fn keep_owner(&self, set: &Setting<'_>, have: &Meta, unkept: &mut Unkept) -> Result<Ownership, Failure> {
         let (wants_uid, wants_gid) = self.node.guard().wanted(set.source, have);
         let uid = (have.uid != wants_uid).then_some(wants_uid);
@@ -222,7 +223,7 @@ impl Mover {
             && set.link.chown
             && match set.to.set_owner(owner) {
                 Ok(()) => true,
-                // an ordinary user outside the group, a user namespace, a file system without owners
+                // An ordinary user outside of the group, a user namespace, or a file system without owners.
                 Err(err) if Call::Chown.allows(err) => {
                     unkept.add(Unkept::OWNER);
                     false
@@ -234,18 +235,19 @@ impl Mover {
         Ok(Ownership { uid: wants_uid, gid: wants_gid, set: was_set, differs })
     }
 
-    /// The mode that the copy may have as far as its owner decides. Without setuid and setgid where it has another owner than
-    /// its source: a user's setuid program must never become root's, nor the other way round.
+    /// The source's mode, without setuid and setgid if the copy has another owner than its source: a setuid program of one user
+    /// must never become one of another.
     fn allowed_bits(&self, source: &Meta, owner: &Ownership, unkept: &Unkept) -> u32 {
         let policy = &self.job.policy;
         let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
-        // of a directory whose owner was chosen, setgid says only whose group new entries get
+        // setgid of a directory only chooses the group of new entries: it stays when the user maps owners.
         let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Unkept::OWNER));
         if drops { wanted & !SETUID_SETGID } else { wanted }
     }
 
-    /// The mode that the copy may have. Where an ACL is not there its mask stands in the group's bits, and would give the
-    /// group more than it had; and who was named in it would be of the group, or one of the others.
+    /// The mode that the copy may have. If the source's ACL could not be set, the group's bits hold the ACL's mask, which would
+    /// give the group more than it had, and users named in the ACL would count as the group or as others: these bits are
+    /// narrowed.
     fn allowed_mode(
         &self,
         source: &Meta,
@@ -277,7 +279,7 @@ impl Mover {
             }
             Err(err) => return Err(err).at(Op::Utimes, DEST),
         }
-        // a time that the file system cannot hold is rounded or clamped without an error
+        // A file system rounds or clamps a time that it cannot hold, without an error.
         let usual = 0..=i64::from(i32::MAX);
         if (self.node.coarse_times || !usual.contains(&source.mtime.sec))
             && to.meta().at(Op::Stat, DEST)?.mtime != source.mtime
@@ -287,8 +289,8 @@ impl Mover {
         Ok(())
     }
 
-    /// Sets the times once more, after a rename: dfuse and encfs set them to now then, and what stat says right after it may
-    /// be what the kernel remembers.
+    /// Sets the times once more after a rename. dfuse and encfs change them in a rename, and stat may still show the cached
+    /// ones.
     pub(super) fn keep_times_again(&self, to: Handle<'_>, kept: &mut Kept) -> Result<(), Failure> {
         let set = if kept.keeps_times { to.set_times(kept.times.0, kept.times.1) } else { Err(Errno::EOPNOTSUPP) };
         match set {
@@ -304,7 +306,7 @@ impl Mover {
         }
     }
 
-    /// Removes the attributes of a copy that its source does not have any more; whether all could be.
+    /// Removes the attributes of a copy that its source no longer has. Returns whether all could be removed.
     pub(super) fn drop_other_xattrs(&self, from: Handle<'_>, to: Handle<'_>) -> Result<bool, Failure> {
         match drop_other_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
             Ok(left) => Ok(left == 0),
@@ -313,12 +315,12 @@ impl Mover {
         }
     }
 
-    /// Makes a file durable where syncfs would not.
+    /// Makes a file durable if syncfs(2) does not do it on this file system.
     pub(super) fn sync_if_needed(&self, to: BorrowedFd<'_>) -> Result<(), Failure> {
         if self.node.unsynced().is_some() { sync_file(to).at(Op::Fsync, DEST) } else { Ok(()) }
     }
 
-    /// Makes a directory, its names and its metadata, durable at once, where syncfs would not.
+    /// Makes a directory (names and metadata) durable now, if syncfs(2) does not do it on this file system.
     pub(super) fn sync_finished_dir(&self, path: &RelPath, dir: BorrowedFd<'_>) -> Result<(), Failure> {
         let Some(unsynced) = self.node.unsynced() else { return Ok(()) };
         sync_open_dir(dir).at(Op::Fsync, DEST)?;
@@ -326,7 +328,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Has a directory, its names and its metadata, made durable with the next checkpoint, where syncfs would not.
+    /// Makes a directory (names and metadata) durable with the next checkpoint, if syncfs(2) does not do it on this file system.
     pub(super) fn sync_dir_later(&self, dir: &RelPath) {
         if let Some(unsynced) = self.node.unsynced() {
             unsynced.add(dir);
@@ -334,7 +336,7 @@ impl Mover {
     }
 }
 
-/// Sets the mode, or, where the sticky bit alone is refused (dfuse), the mode without it.
+/// Sets the mode. If that is refused with the sticky bit (dfuse), sets it without.
 fn keep_mode(to: Handle<'_>, mode: u32, unkept: &mut Unkept) -> Result<(), Failure> {
     match to.set_mode(mode) {
         Err(err) if Call::Chmod.allows(err) => {
@@ -345,7 +347,7 @@ fn keep_mode(to: Handle<'_>, mode: u32, unkept: &mut Unkept) -> Result<(), Failu
     }
 }
 
-/// What an entry is, if it is of the source's type, and of its length.
+/// The metadata of an entry that has the type, and for a file the size, of its source.
 fn whole(to: Handle<'_>, source: &Meta) -> Result<Meta, Failure> {
     let have = to.meta().at(Op::Stat, DEST)?;
     if have.kind != source.kind {

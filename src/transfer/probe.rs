@@ -1,7 +1,7 @@
-//! What a file system does with a symbolic link: whether its owner and its times can be set, or go to what it leads to.
+//! Probe of a file system: whether owner and times of a symbolic link can be set without changing its target.
 //!
-//! The SFTP protocol has no call for a link itself: over sshfs a link's owner is given to its target on the server, whichever
-//! file that is. So on file systems of servers a link and a file of pcopy's own are tried first, once a device.
+//! The SFTP protocol has no call for the link itself: sshfs sets owner and times of the link's target on the server. On
+//! network and FUSE file systems both calls are therefore tried once a device, on a link and a file of pcopy's own.
 
 use std::os::fd::AsFd;
 
@@ -9,7 +9,7 @@ use super::{At, DEST, Mover, Place};
 use crate::sys::{Call, Errno, Handle, Meta, Owner, close, create_new, hold, is_on_server, make_symlink};
 use crate::types::{Failure, Op, Temporary, Timestamp};
 
-/// Which calls are about a link itself, and keep what they set.
+/// Which calls change a symbolic link itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkCalls {
     pub(super) chown: bool,
@@ -22,10 +22,10 @@ impl LinkCalls {
 }
 
 impl Mover {
-    /// What can be set of a link in this place. Where it cannot be tried, nothing.
+    /// Which calls may be used on a symbolic link in this place: none if the probe cannot be made.
     ///
     /// # Errors
-    /// What may pass, or stops the job: it is tried again.
+    /// Failures of the probe that may pass, or that stop the job.
     pub(super) fn link_calls(&mut self, source: u16, place: &Place) -> Result<LinkCalls, Failure> {
         if !is_on_server(place.dest()) {
             return Ok(LinkCalls::ALL);
@@ -42,9 +42,9 @@ impl Mover {
         Ok(found)
     }
 
-    /// Each step is tried again on its own, like an operation on an entry.
+    /// Makes the probe. Each step is tried again on its own, like an operation on an entry.
     fn try_link_calls(&mut self, source: u16, place: &Place) -> Result<LinkCalls, Failure> {
-        // no attempt at an entry has these numbers
+        // Attempts at entries never reach these numbers.
         let name = |attempt| Temporary { generation: self.job.generation, attempt };
         let (for_file, for_link) = (name(u8::MAX), name(u8::MAX - 1));
         let (file, target) = self.retried(|me, _| {
@@ -65,7 +65,7 @@ impl Mover {
         target.discard();
         let tried = tried?;
         close(file).at(Op::Close, DEST)?;
-        // who may not give files away cannot try that
+        // Without CAP_CHOWN the call cannot be tried: the probe of the times decides.
         Ok(if self.node.privileged { tried } else { LinkCalls { chown: tried.utimens, ..tried } })
     }
 }
@@ -75,10 +75,10 @@ fn try_calls(link: Handle<'_>) -> Result<LinkCalls, Errno> {
         Err(err) if call.allows(err) => Ok(false),
         result => result.map(|()| true),
     };
-    // even, and a whole second: every file system can hold it
+    // An even number of whole seconds: FAT holds no others.
     let time = Timestamp { sec: 1_000_000_000, nsec: 0 };
     let utimens = done(Call::Utimens, link.set_times(time, time))? && link.meta_now()?.mtime == time;
-    // any but the one that it has
+    // Any user but the present owner.
     let uid = link.meta_now()?.uid ^ 1;
     let chown = done(Call::Chown, link.set_owner(Owner { uid: Some(uid), gid: None }))? && link.meta_now()?.uid == uid;
     Ok(LinkCalls { chown, utimens })

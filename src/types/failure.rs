@@ -34,11 +34,11 @@ pub enum Op {
     Conflict,
     /// A directory that was entered before, on the way to itself, or the destination.
     Loop,
-    /// The job was told to halt. It is nobody's failure, and never recorded.
+    /// Cancelled, because the job is stopping. It is not an error of the entry, and is never recorded.
     Stopped,
     /// Sharing the source's blocks.
     Clone,
-    /// A directory that others can exchange is not known to be the copy's.
+    /// An entry at the destination that others can exchange is not proved to be the copy's.
     Exchanged,
 }
 
@@ -60,13 +60,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Of a source that never held still.
+    /// The source changed during every attempt to copy it.
     pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
-    /// Of what was broken off, because the job halts.
+    /// Cancelled, because the job is stopping.
     pub const STOPPED: Self = Self { op: Op::Stopped, side: Side::Source, errno: 0 };
-    /// Of a directory that stands where the copy's should.
+    /// What stands at the destination is not proved to be the copy's.
     pub const EXCHANGED: Self = Self { op: Op::Exchanged, side: Side::Destination, errno: 0 };
-    /// Of a directory that holds itself.
+    /// The directory is one of its own ancestors.
     pub const LOOP: Self = Self { op: Op::Loop, side: Side::Source, errno: 0 };
 }
 
@@ -139,8 +139,8 @@ impl fmt::Display for Failure {
             Op::Changed => f.write_str("the source changed while it was read"),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
             Op::Exchanged => f.write_str(
-                "the directory at the destination is not known to be the copy's: its owner is not the source's, and others can \
-                 exchange it; give it the source's owner, or remove it",
+                "what stands at the destination is not known to be the copy's, and others can exchange it: give it the owner of \
+                 the source, or remove it",
             ),
             Op::Stopped => f.write_str("broken off"),
             Op::Loop => f.write_str("leads back to a directory on the way to it, or to the destination: not entered"),

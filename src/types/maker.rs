@@ -1,31 +1,31 @@
-//! Who makes the copy: what new files of his look like, and the secret that their temporary names are made of.
+//! The user who makes the copy, as the destination shows him, and the secret from which temporary names are made.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What the destination's file system shows of a file that was made for its owner alone.
+/// Owner and mode that the destination's file system shows for a file that was created with mode 0600.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maker {
-    /// Its owner: who runs pcopy, or whom the server makes of him.
+    /// The owner of new files: the user who runs pcopy, or the user to whom the server maps him (NFS `root_squash`).
     pub uid: u32,
-    /// Permission bits of the group and of all others that it has all the same: the file system keeps no modes.
+    /// Permission bits for the group and others that such a file has on a file system without modes (FAT); else 0.
     pub forced: u32,
 }
 
 impl Maker {
-    /// Of a file that was just made with mode 0600.
+    /// From the owner and the mode that a file shows which was created with mode 0600.
     pub fn of(uid: u32, mode: u32) -> Self {
         Self { uid, forced: mode & 0o077 }
     }
 
-    /// Whether an entry with this owner and mode is his, and for him alone as far as the file system can tell.
+    /// Whether an entry with this owner and mode belongs to him, and is open to nobody else as far as the file system can say.
     pub fn is_alone(&self, uid: u32, mode: u32) -> bool {
         uid == self.uid && mode & 0o077 & !self.forced == 0
     }
 }
 
-/// What makes names that nobody else can guess. The same in every run of a job.
+/// 128 random bits of a job, the same in each of its runs. Names that are made with them cannot be guessed by other users.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret([u8; 16]);
 
@@ -38,7 +38,7 @@ impl Secret {
         self.0
     }
 
-    /// The key of a hash.
+    /// The key for BLAKE3's keyed hash.
     pub fn key(&self) -> [u8; 32] {
         let mut key = [0; 32];
         key[..16].copy_from_slice(&self.0);

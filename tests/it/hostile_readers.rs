@@ -84,11 +84,11 @@ fn nobodys(_: &[u8]) -> bool {
     false
 }
 
-/// Eve opens all that is there, by its names and by those that pcopy makes for a while.
-fn spy(dst: &Path) -> Step {
+/// Eve opens all that is in the directories, by its names and by those that pcopy makes for a while.
+fn spy<'a>(dst: &Path, dirs: impl Iterator<Item = &'a str>) -> Step {
     let named = |at: &str| (0..=FILES).map(|number| dst.join(name(at, number))).collect::<Vec<_>>();
     let in_dir = |at: &str| named(at).into_iter().chain(temporaries(&dst.join(at)));
-    let all: Vec<PathBuf> = DIRS.iter().flat_map(|(at, ..)| in_dir(at)).collect();
+    let all: Vec<PathBuf> = dirs.flat_map(in_dir).collect();
     let (mut denied, mut opened) = (false, Vec::new());
     for path in all {
         match File::open(&path) {
@@ -106,13 +106,17 @@ fn told(dst: &Path, path: &Path) -> String {
     path.split_inclusive(".pcopy-").next().unwrap().to_owned()
 }
 
+fn spy_everywhere(scene: &Scene) -> Step {
+    spy(&scene.dst, DIRS.iter().map(|(at, ..)| *at))
+}
+
 fn attack<'a>(name: &str, scene: &'a Scene, options: &[&'static str], prepare: impl Fn() + 'a) -> Attack<'a> {
     Attack {
         name: name.into(),
         scene,
         options: SLOWLY.iter().chain(options).copied().collect(),
         prepare: Box::new(prepare),
-        act: Box::new(|| spy(&scene.dst)),
+        act: Box::new(|| spy_everywhere(scene)),
         hers: nobodys,
     }
 }
@@ -135,6 +139,28 @@ fn what_eve_may_not_read_in_the_source_she_never_reads_in_the_copy_while_it_is_m
         attack("--update", begun, &["--update"], || open_dirs(&begun.dst)),
         attack("files are replaced", copied, &[], || build(&copied.src, 1)),
         attack("files are replaced with --update", updated, &["--update"], || build(&updated.src, 1)),
+    ]);
+}
+
+#[test]
+fn the_top_directory_of_the_copy_is_closed_while_the_copy_is_made() {
+    need!(tools());
+    let scene = &Scene::new(|src| {
+        for number in 0..=FILES {
+            file(&src.join(name(".", number)), &marked(SECRET, LEN, 40 + number as u64), 0, 0o644);
+        }
+        chmod(src, 0o700);
+    })
+    .begun();
+    let attack = |name: &str, options, owner| Attack {
+        act: Box::new(|| spy(&scene.dst, ["."].into_iter())),
+        ..attack(name, scene, options, move || dir(&scene.dst, owner, 0o755))
+    };
+    withstand(&[
+        attack("root's", &[], 0),
+        attack("Eve's", &[], EVE),
+        attack("root's, with --update", &["--update"], 0),
+        attack("Eve's, with --no-clobber", &["--no-clobber"], EVE),
     ]);
 }
 
@@ -190,7 +216,7 @@ fn what_a_killed_run_leaves_unfinished_is_for_its_owner_alone_and_eve_never_read
             thread::sleep(Duration::from_millis(chance.of(0..=400)));
             drop(running);
         };
-        let ((), _, mut harm) = while_eve(&|| spy(&scene.dst), run);
+        let ((), _, mut harm) = while_eve(&|| spy_everywhere(scene), run);
         harm.extend(open_and_unfinished(scene, &before));
         harm.extend(watch.harm_by_then(nobodys));
         harm.into_iter().for_each(|words| *found.entry(words).or_default() += 1);

@@ -107,6 +107,13 @@ fn each(act: impl Fn(usize) -> bool) -> Step {
     Step::done((0..PAIRS).filter(|number| act(*number)).count() > 0)
 }
 
+/// Eve exchanges each entry of a sort with the decoy of its number, all the time.
+fn exchanging<'a>(name: String, scene: &'a Scene, sort: &'static str, prepare: impl Fn() + 'a) -> Attack<'a> {
+    let at = |sort: &str, number| scene.home().join(self::name(sort, number));
+    let act = move || each(|number| exchange(&at(sort, number), &at("decoy", number)));
+    Attack { name, scene, options: vec![], prepare: Box::new(prepare), act: Box::new(act), hers: in_home }
+}
+
 #[test]
 fn names_that_eve_exchanges_while_metadata_is_set_again_give_her_nothing() {
     need!(exchange_works());
@@ -128,18 +135,7 @@ fn names_that_eve_exchanges_while_metadata_is_set_again_give_her_nothing() {
             touch(&scene.src);
             (0..PAIRS).for_each(|number| put(&scene.home().join(name("decoy", number))));
         };
-        let act = move || {
-            let at = |sort: &str, number| scene.home().join(name(sort, number));
-            each(|number| exchange(&at(sort, number), &at("decoy", number)))
-        };
-        Attack {
-            name: of.into(),
-            scene,
-            options: vec![],
-            prepare: Box::new(prepare),
-            act: Box::new(act),
-            hers: in_home,
-        }
+        exchanging(of.into(), scene, sort, prepare)
     };
     withstand(&[
         attack("root's file with Eve's content, as a killed run leaves it", "prog", marked(EVIL, LEN, 1), 0, 0o755),
@@ -181,18 +177,7 @@ fn a_new_special_file_or_link_that_eve_exchanges_with_a_secret_leaves_that_roots
                 }
             }
         };
-        let act = move || {
-            let at = |sort: &str, number| scene.home().join(name(sort, number));
-            each(|number| exchange(&at(sort, number), &at("decoy", number)))
-        };
-        Attack {
-            name: format!("{sort}{}", if replaced { ", in the place of a file" } else { "" }),
-            scene,
-            options: vec![],
-            prepare: Box::new(prepare),
-            act: Box::new(act),
-            hers: in_home,
-        }
+        exchanging(format!("{sort}{}", if replaced { ", in the place of a file" } else { "" }), scene, sort, prepare)
     };
     withstand(&[
         attack("fifo", false),
