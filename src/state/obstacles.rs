@@ -70,15 +70,14 @@ pub fn obstacle(dir: BorrowedFd<'_>, name: &[u8], need: Need) -> Result<Option<O
     }
 }
 
-/// The names in a state directory, sorted, and the first obstacle there: of those that pcopy needs, as `need` says, and the
-/// directory itself, `.`.
+/// The names in a state directory, sorted, and the first obstacle there with its name.
+pub type Survey = (Vec<Vec<u8>>, Option<(Vec<u8>, Obstacle)>);
+
+/// Looks at what pcopy needs in a state directory, as `need` says, and at the directory itself, `.`.
 ///
 /// # Errors
 /// Those of listing it, and of [`obstacle`].
-pub fn survey(
-    dir: &OwnedFd,
-    need: impl Fn(&[u8]) -> Option<Need>,
-) -> Result<(Vec<Vec<u8>>, Option<(Vec<u8>, Obstacle)>), Errno> {
+pub fn survey(dir: &OwnedFd, need: impl Fn(&[u8]) -> Option<Need>) -> Result<Survey, Errno> {
     let mut names = Vec::new();
     list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| {
         names.push(entry.name.to_vec());

@@ -37,7 +37,7 @@ fn number(name: &str) -> Option<u64> {
 /// what they count.
 fn fuzz<const N: usize>(what: [&str; N], mut case: impl FnMut(&mut Random) -> [u64; N]) -> [u64; N] {
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
-    let first = number("PCOPY_SEED").unwrap_or_else(|| now.as_secs() << 20);
+    let first = number("PCOPY_SEED").unwrap_or(now.as_secs() << 20);
     let seconds = number("PCOPY_FUZZ_SECONDS").unwrap_or(3);
     println!("PCOPY_SEED={first}");
     let (start, mut sums, mut cases) = (Instant::now(), [0; N], 0);
