@@ -133,7 +133,7 @@ type Running = (usize, u64, usize);
 fn busy(ranks: usize, found: &Names) -> (Coordinator, VecDeque<Running>) {
     let mut coordinator = Coordinator::new(&vec![1; ranks], true, Arc::default());
     let mut running = VecDeque::new();
-    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: dir() });
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: dir().into() });
     refill(&mut coordinator, found);
     while let Some(work) = coordinator.next_work() {
         running.push_back((work.rank, work.id, work.tasks.len()));

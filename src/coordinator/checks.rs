@@ -1,9 +1,9 @@
 //! What a rank may report of what it was given: everything else is a defect, or a foreign rank.
 
-use super::{Coordinator, Purpose};
+use super::{Coordinator, Purpose, path_of};
 use crate::proto::{LargeFile, Listing, Owned, Returned, TaskResult};
 use crate::transfer::MAX_ATTEMPTS;
-use crate::types::RelPath;
+use crate::types::DirPath;
 
 /// Bytes of a directory's path that a rank may list: as far down as the scan goes.
 const MAX_DIR_LEN: usize = 64 << 10;
@@ -25,7 +25,7 @@ impl Coordinator {
                     && fits_below(&lent.path, listing)
             }
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
-                Owned::Large(file) => is_large(file, member.source) && file.path == member.path,
+                Owned::Large(file) => is_large(file, member.source) && file.path == path_of(&self.dirs, member),
                 Owned::Copied(_) | Owned::Failed => true,
             },
             (Purpose::Dirs(_, known), TaskResult::Dirs { confirmed }) => are_of(confirmed, known),
@@ -35,10 +35,10 @@ impl Coordinator {
 
     /// Whether entries that are handed back are of this directory.
     fn are_in(&self, dir: u64, source: u16, returned: &[Returned]) -> bool {
-        let Some(dir) = self.dir_path(dir) else { return false };
+        let Some(dir) = self.dirs.get(&dir).map(|dir| &dir.path) else { return false };
         returned.iter().all(|entry| match entry {
-            Returned::Large(file) => is_large(file, source) && file.path.is_entry_of(dir),
-            Returned::Linked { path, .. } | Returned::Unlinkable { path, .. } => path.is_entry_of(dir),
+            Returned::Large(file) => is_large(file, source) && dir.name_in(&file.path).is_some(),
+            Returned::Linked { path, .. } | Returned::Unlinkable { path, .. } => dir.name_in(path).is_some(),
         })
     }
 }
@@ -56,9 +56,9 @@ fn are_of(numbers: &[u64], given: &[u64]) -> bool {
 
 /// Whether what is in a directory has a path that can still be copied. A path that is too long ends with an error where it
 /// is listed, and not with a message that is too long to be sent.
-fn fits_below(dir: &RelPath, listing: &Listing) -> bool {
+fn fits_below(dir: &DirPath, listing: &Listing) -> bool {
     let is_empty = listing.subdirs.is_empty() && listing.rest.is_empty() && listing.kept == 0;
-    is_empty || dir.as_bytes().len() <= MAX_DIR_LEN
+    is_empty || dir.len() <= MAX_DIR_LEN
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     use crate::coordinator::CoordinatorError;
     use crate::proto::{Known, KnownEntry, Names, Report, Task};
     use crate::scan::{Lent, ScanEvent};
-    use crate::types::{Facts, Fate, Identity, Kind, LinkId, Stats, Temporary, Timestamp, Unkept};
+    use crate::types::{Facts, Fate, Identity, Kind, LinkId, RelPath, Stats, Temporary, Timestamp, Unkept};
 
     fn path(path: &str) -> RelPath {
         RelPath::new(path.as_bytes().to_vec()).expect("a path")
@@ -106,7 +106,7 @@ mod tests {
     /// What becomes of a rank's first report of two plain entries in `d`, or of what `scan` finds there.
     fn told(events: Vec<ScanEvent>, result: TaskResult, ended: Stats) -> Result<(), CoordinatorError> {
         let mut coordinator = Coordinator::new(&[1], true, Arc::default());
-        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d") });
+        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d").into() });
         events.into_iter().for_each(|event| coordinator.scan(event));
         let work = coordinator.next_work().expect("there is some");
         report(&mut coordinator, work.id, result, ended)
@@ -210,8 +210,8 @@ mod tests {
     fn a_listing_holds_no_more_than_was_asked_for() {
         let tell = |change: &dyn Fn(&mut Listing), files, dir: &str| {
             let mut coordinator = Coordinator::new(&[1], true, Arc::default());
-            coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d") });
-            let lent = Lent { id: 1, parent: Some(0), source: 0, path: path(dir) };
+            coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d").into() });
+            let lent = Lent { id: 1, parent: Some(0), source: 0, path: path(dir).into() };
             let work = coordinator.lend(lent, 0).expect("a rank is free");
             let Task::List { keep, .. } = work.tasks[0] else { panic!("to be listed") };
             let mut listing = Listing { kept: 1, ..Listing::default() };
@@ -225,13 +225,13 @@ mod tests {
         assert_eq!(tell(&|listing| listing.kept = u64::MAX, u64::MAX, "d/e"), WRONG);
         assert_eq!(tell(&|listing| listing.kept = 0, 1, "d/e"), WRONG);
         assert_eq!(tell(&|listing| listing.returned = vec![Returned::Large(large("d/a", |_| {}))], 0, "d/e"), WRONG);
-        assert_eq!(tell(&|_| {}, 1, &"d/".repeat(33_000).trim_end_matches('/')), WRONG);
+        assert_eq!(tell(&|_| {}, 1, "d/".repeat(33_000).trim_end_matches('/')), WRONG);
     }
 
     #[test]
     fn an_entry_that_is_copied_alone_comes_back_as_itself() {
         let mut coordinator = Coordinator::new(&[1], true, Arc::default());
-        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d") });
+        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d").into() });
         coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"a", Kind::File) });
         let first = coordinator.next_work().expect("the names").id;
         let back = TaskResult::Returned(vec![Returned::Unlinkable { path: path("d/a"), kind: Kind::File }]);
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_file_is_finished_as_a_file_and_not_begun_again() {
         let mut coordinator = Coordinator::new(&[1], false, Arc::default());
-        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d") });
+        coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: path("d").into() });
         coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"a", Kind::File) });
         let id = coordinator.next_work().expect("the names").id;
         let back = TaskResult::Returned(vec![Returned::Large(large("d/a", |_| {}))]);

@@ -8,7 +8,7 @@ use crate::plan::Ranges;
 use crate::proto::{LargeFile, Task};
 use crate::scan::DirId;
 use crate::transfer::MAX_ATTEMPTS;
-use crate::types::Failure;
+use crate::types::{Failure, RelPath};
 
 /// All large files that have not ended.
 pub(super) struct LargeFiles {
@@ -23,6 +23,7 @@ pub(super) struct LargeFiles {
 }
 
 struct Large {
+    /// Without its path: there may be thousands below one long path.
     file: LargeFile,
     member: Member,
     next: u64,
@@ -44,6 +45,10 @@ pub(super) enum Trouble {
 }
 
 impl Large {
+    fn file_at(&self, path: RelPath) -> LargeFile {
+        LargeFile { path, ..self.file.clone() }
+    }
+
     fn skip_what_is_there(&mut self) {
         while self.there.remove(&self.next) {
             self.next += 1;
@@ -79,6 +84,11 @@ impl LargeFiles {
         self.ranges_left
     }
 
+    /// Files that have to be finished, or abandoned, next.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// A file whose ranges are to be copied, but for those that are there: number and chaining value.
     pub(super) fn add(&mut self, file: LargeFile, member: Member, done: &[(u64, Option<[u8; 32]>)]) {
         let id = self.next_id;
@@ -96,6 +106,7 @@ impl LargeFiles {
             }
         }
         self.ranges_left += usize::try_from(count - there.len() as u64).unwrap_or(usize::MAX);
+        let file = LargeFile { path: RelPath::root(), ..file };
         let mut large = Large { file, member, next: 0, count, there, outstanding: 0, merge, trouble: None };
         large.skip_what_is_there();
         if large.next == large.count {
@@ -106,8 +117,8 @@ impl LargeFiles {
         self.files.insert(id, large);
     }
 
-    /// The next range of the first file that has one: file, range, task.
-    pub(super) fn next_range(&mut self) -> Option<(u64, u64, Task)> {
+    /// The next range of the first file that has one: file, range, task; `path_of` knows the path of a name.
+    pub(super) fn next_range(&mut self, path_of: impl Fn(&Member) -> RelPath) -> Option<(u64, u64, Task)> {
         let &id = self.dealing.front()?;
         let large = self.files.get_mut(&id).expect("a file that deals is there");
         let index = large.next;
@@ -118,7 +129,7 @@ impl LargeFiles {
         if large.next == large.count {
             self.dealing.pop_front();
         }
-        Some((id, index, Task::Range { file: large.file.clone(), index }))
+        Some((id, index, Task::Range { file: large.file_at(path_of(&large.member)), index }))
     }
 
     pub(super) fn range_done(&mut self, id: u64, index: u64, value: Option<[u8; 32]>) -> Option<()> {
@@ -165,11 +176,11 @@ impl LargeFiles {
         Some(())
     }
 
-    /// What a file whose ranges have all come needs next.
-    pub(super) fn next_step(&mut self) -> Option<(u64, Task)> {
+    /// What a file whose ranges have all come needs next; `path_of` knows the path of a name.
+    pub(super) fn next_step(&mut self, path_of: impl Fn(&Member) -> RelPath) -> Option<(u64, Task)> {
         let id = self.ready.pop_front()?;
         let large = self.files.get(&id).expect("a file that is ready is there");
-        let file = large.file.clone();
+        let file = large.file_at(path_of(&large.member));
         let task = match &large.trouble {
             None => {
                 let digest = large.merge.as_ref().map(|merge| merge.digest().expect("every range has come"));
@@ -185,12 +196,12 @@ impl LargeFiles {
         Some((id, task))
     }
 
-    /// The file has ended, well or not.
     /// The directory that a file is in.
     pub(super) fn dir_of(&self, id: u64) -> Option<DirId> {
         self.files.get(&id).map(|large| large.member.dir)
     }
 
+    /// The file has ended, well or not.
     pub(super) fn remove(&mut self, id: u64) -> Option<Member> {
         self.files.remove(&id).map(|large| large.member)
     }

@@ -4,17 +4,17 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::proto::{MAX_BATCH_PATHS_LEN, Task};
 use crate::scan::DirId;
-use crate::types::{Facts, Identity, Kind, LinkId, RelPath};
+use crate::types::{DirPath, Facts, Identity, Kind, LinkId, RelPath, Timestamp};
 
-/// Names that one task links, at most.
-const MAX_LINKS: usize = 128;
+/// Names that one assignment links, at most.
+pub(super) const MAX_LINKS: usize = 128;
 
-/// One name of an entry, and the directory that waits for it.
+/// One name of an entry, and the directory that waits for it. A million may wait: its path is not kept.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) dir: DirId,
     pub(super) source: u16,
-    pub(super) path: RelPath,
+    pub(super) name: Box<[u8]>,
     pub(super) kind: Kind,
     /// The links that wait for this name.
     pub(super) group: Option<LinkId>,
@@ -24,26 +24,56 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(dir: DirId, source: u16, path: RelPath, kind: Kind) -> Self {
-        Self { dir, source, path, kind, group: None, unlinkable: false, attempt: 0 }
+    pub(super) fn new(dir: DirId, source: u16, name: &[u8], kind: Kind) -> Self {
+        Self { dir, source, name: name.into(), kind, group: None, unlinkable: false, attempt: 0 }
+    }
+
+    /// Bytes of memory, about.
+    fn byte_len(&self) -> usize {
+        size_of::<Self>() + 16 + self.name.len()
     }
 }
 
 /// All groups of names of which not every one was seen.
 #[derive(Default)]
 pub(super) struct Links {
-    groups: HashMap<LinkId, Group>,
-    /// Groups that may have names to link.
+    groups: HashMap<LinkId, Box<Group>>,
+    /// Groups that have an owner and names to link to it.
     ready: VecDeque<LinkId>,
+    /// Names of those groups.
+    linkable: usize,
+    /// Bytes of all names that wait, about.
+    waiting_len: usize,
 }
 
 struct Group {
-    identity: Identity,
+    /// Of the file: its size, and when it was written.
+    version: (u64, Timestamp),
     /// The name that the others are linked to, once it is there.
-    owner: Option<(RelPath, Facts)>,
+    owner: Option<Owner>,
     waiting: VecDeque<Member>,
     /// Names that the scan has not come to; they may lie outside of the sources.
     unseen: u64,
+}
+
+/// A name that was copied. Its directory may have ended. There may be a million whose other names are far off: packed.
+struct Owner {
+    dir: DirPath,
+    /// The facts in postcard's encoding, then the name.
+    packed: Box<[u8]>,
+}
+
+impl Owner {
+    fn new(dir: DirPath, name: &[u8], facts: &Facts) -> Self {
+        let mut packed = postcard::to_allocvec(facts).expect("facts always encode into memory");
+        packed.extend_from_slice(name);
+        Self { dir, packed: packed.into() }
+    }
+
+    fn unpacked(&self) -> (RelPath, Facts) {
+        let (facts, name) = postcard::take_from_bytes(&self.packed).expect("they were encoded above");
+        (self.dir.path_of(name), facts)
+    }
 }
 
 /// What to do with a name.
@@ -52,54 +82,93 @@ pub(super) enum Next {
     Wait,
 }
 
+/// Names of one file, and the task that links them.
+pub(super) struct ToLink {
+    pub(super) task: Task,
+    pub(super) members: Vec<Member>,
+    /// Bytes of the paths of which there will be records.
+    pub(super) len: usize,
+}
+
 impl Links {
-    /// A name of an entry that has `names` of them; one that is `there` already is not copied.
+    /// Bytes of memory of the names that wait, about.
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting_len
+    }
+
+    /// Names that can be linked now.
+    pub(super) fn linkable(&self) -> usize {
+        self.linkable
+    }
+
+    /// A name in `dir` of an entry that has `names` of them; one that is `there` already is not copied.
     pub(super) fn add(
         &mut self,
-        id: LinkId,
-        identity: Identity,
+        (id, identity): (LinkId, Identity),
         names: u64,
         member: Member,
+        dir: &DirPath,
         there: Option<&Facts>,
     ) -> Next {
+        let version = (identity.size, identity.mtime);
         let Some(group) = self.groups.get_mut(&id) else {
-            let mut group = Group { identity, owner: None, waiting: VecDeque::new(), unseen: names.saturating_sub(1) };
-            let next = match there {
-                None => Next::Copy(Member { group: Some(id), ..member }),
-                Some(facts) => {
-                    // it is linked to itself, which does nothing but end it
-                    group.owner = Some((member.path.clone(), facts.clone()));
-                    group.waiting.push_back(member);
-                    self.ready.push_back(id);
-                    Next::Wait
-                }
-            };
-            self.groups.insert(id, group);
-            return next;
+            let owner = there.map(|facts| Owner::new(dir.clone(), &member.name, facts));
+            let is_there = owner.is_some();
+            let unseen = names.saturating_sub(1);
+            self.groups.insert(id, Box::new(Group { version, owner, waiting: VecDeque::new(), unseen }));
+            if !is_there {
+                return Next::Copy(Member { group: Some(id), ..member });
+            }
+            // it is linked to itself, which does nothing but end it
+            self.wait(id, member);
+            return Next::Wait;
         };
         // ctime changes with every link that is made or removed; size and mtime tell whether the inode's
         // number was given to another file since
-        if (group.identity.size, group.identity.mtime) != (identity.size, identity.mtime) {
+        if group.version != version {
             return Next::Copy(Member { unlinkable: true, ..member });
         }
         group.unseen = group.unseen.saturating_sub(1);
-        group.waiting.push_back(member);
-        if group.owner.is_some() {
-            self.ready.push_back(id);
-        }
+        self.wait(id, member);
         Next::Wait
     }
 
-    /// The name that was copied has ended. If it failed, the next one is copied instead.
-    pub(super) fn owner_ended(&mut self, id: LinkId, path: &RelPath, facts: Option<&Facts>) -> Option<Member> {
+    fn wait(&mut self, id: LinkId, member: Member) {
+        let group = self.groups.get_mut(&id).expect("its group is there");
+        self.waiting_len += member.byte_len();
+        if group.owner.is_some() {
+            self.linkable += 1;
+            if group.waiting.is_empty() {
+                self.ready.push_back(id);
+            }
+        }
+        group.waiting.push_back(member);
+    }
+
+    /// The name in `dir` that was copied has ended. If it failed, the next one is copied instead.
+    pub(super) fn owner_ended(
+        &mut self,
+        id: LinkId,
+        member: &Member,
+        dir: &DirPath,
+        facts: Option<&Facts>,
+    ) -> Option<Member> {
         let group = self.groups.get_mut(&id)?;
         if let Some(facts) = facts {
-            group.owner = Some((path.clone(), facts.clone()));
-            self.ready.push_back(id);
+            group.owner = Some(Owner::new(dir.clone(), &member.name, facts));
+            if group.waiting.is_empty() {
+                self.forget_if_all_seen(id);
+            } else {
+                self.linkable += group.waiting.len();
+                self.ready.push_back(id);
+            }
             return None;
         }
         match group.waiting.pop_front() {
-            Some(member) => Some(Member { group: Some(id), ..member }),
+            Some(member) => {
+                self.waiting_len -= member.byte_len();
+                Some(Member { group: Some(id), ..member })
+            }
             None => {
                 self.groups.remove(&id);
                 None
@@ -107,40 +176,38 @@ impl Links {
         }
     }
 
-    /// The next task that links names; and which.
-    pub(super) fn next_task(&mut self) -> Option<(Task, Vec<Member>)> {
-        loop {
-            let &id = self.ready.front()?;
-            let Some(group) = self.groups.get_mut(&id) else {
-                self.ready.pop_front();
-                continue;
-            };
-            let (owner, facts) = group.owner.as_ref().expect("a group that is ready has an owner");
-            let Some(source) = group.waiting.front().map(|member| member.source) else {
-                self.ready.pop_front();
-                if group.unseen == 0 {
-                    self.groups.remove(&id);
-                }
-                continue;
-            };
-            let mut members = Vec::new();
-            let mut len = 0;
-            while members.len() < MAX_LINKS
-                && len < MAX_BATCH_PATHS_LEN
-                && group.waiting.front().is_some_and(|member| member.source == source)
-            {
-                let member = group.waiting.pop_front().expect("there is a front");
-                len += member.path.as_bytes().len();
-                members.push(member);
-            }
-            let task = Task::Links {
-                source,
-                owner: owner.clone(),
-                kind: members[0].kind,
-                facts: Box::new(facts.clone()),
-                paths: members.iter().map(|member| member.path.clone()).collect(),
-            };
-            return Some((task, members));
+    fn forget_if_all_seen(&mut self, id: LinkId) {
+        if self.groups.get(&id).is_some_and(|group| group.unseen == 0) {
+            self.groups.remove(&id);
         }
+    }
+
+    /// The next task, which links at most `most` names of one file; `path_of` knows the path of a name.
+    pub(super) fn next_task(&mut self, most: usize, path_of: impl Fn(&Member) -> RelPath) -> Option<ToLink> {
+        let &id = self.ready.front()?;
+        let group = self.groups.get_mut(&id).expect("a group that is ready is there");
+        let (owner, facts) = group.owner.as_ref().expect("a group that is ready has an owner").unpacked();
+        let source = group.waiting.front().expect("a group that is ready has names to link").source;
+        let (mut members, mut paths, mut len) = (Vec::new(), Vec::new(), 0);
+        while members.len() < most
+            && len < MAX_BATCH_PATHS_LEN
+            && group.waiting.front().is_some_and(|member| member.source == source)
+        {
+            let member = group.waiting.pop_front().expect("there is a front");
+            let path = path_of(&member);
+            self.waiting_len -= member.byte_len();
+            // the record of a link holds both
+            len += owner.as_bytes().len() + path.as_bytes().len();
+            paths.push(path);
+            members.push(member);
+        }
+        self.linkable -= members.len();
+        if group.waiting.is_empty() {
+            self.ready.pop_front();
+            self.forget_if_all_seen(id);
+        }
+        let kind = members.first().expect("there is one at least").kind;
+        let task = Task::Links { source, owner, kind, facts: Box::new(facts), paths };
+        Some(ToLink { task, members, len })
     }
 }

@@ -7,6 +7,7 @@
 mod checks;
 mod large;
 mod links;
+mod queue;
 mod ranks;
 
 use std::collections::hash_map::Entry;
@@ -14,21 +15,22 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use large::{LargeFiles, Trouble};
-use links::{Links, Member};
+use links::{Links, MAX_LINKS, Member, ToLink};
+use queue::{Batch, Queue};
 use ranks::Ranks;
 
 use crate::journal::Partials;
 use crate::proto::{
-    DirBefore, FinishedDir, Known, KnownEntry, LargeFile, Listing, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN,
-    Names, Owned, Report, Returned, Task, TaskResult,
+    DirBefore, FinishedDir, KnownEntry, LargeFile, Listing, MAX_BATCH_LEN, MAX_BATCH_NAMES, MAX_BATCH_PATHS_LEN, Owned,
+    Report, Returned, Task, TaskResult,
 };
 use crate::scan::{DirId, Lent, ScanEvent};
-use crate::types::{Failure, Kind, RelPath, Stats};
+use crate::types::{DirPath, Failure, Kind, RelPath, Stats};
 
 /// Names that wait for a rank, at most, before the scan has to wait: so many, or for many threads so many a thread.
 const MAX_QUEUED_NAMES: usize = 128 << 10;
 const MAX_QUEUED_NAMES_A_THREAD: usize = 128;
-/// Bytes of them, at most.
+/// Bytes of them, at most; and, apart from these, of names that wait for another name of their file.
 const MAX_QUEUED_LEN: usize = 8 << 20;
 const MAX_QUEUED_LEN_A_THREAD: usize = 8 << 10;
 /// Other tasks that wait, at most, before the scan has to wait.
@@ -44,14 +46,10 @@ const MAX_DIRS: usize = 128;
 /// The state of the job on rank 0.
 pub struct Coordinator {
     dirs: HashMap<DirId, Dir>,
-    names: VecDeque<(DirId, Names)>,
-    /// Entries that earlier runs have recorded.
-    known: VecDeque<(DirId, Vec<Known>)>,
-    queued_names: usize,
-    queued_len: usize,
+    queue: Queue,
     finished_dirs: VecDeque<DirId>,
-    /// Tasks that free memory or let others go on: they go first.
-    urgent: VecDeque<(Task, Purpose)>,
+    /// Entries to be copied without regard to their other names, which others wait for.
+    alone: VecDeque<Member>,
     large: LargeFiles,
     /// What earlier runs have copied of large files.
     partials: Arc<Partials>,
@@ -77,7 +75,7 @@ pub struct Coordinator {
 struct Dir {
     parent: Option<DirId>,
     source: u16,
-    path: RelPath,
+    path: DirPath,
     /// Not an entry of the copy: it only holds a source that is one.
     is_holder: bool,
     /// Entries seen minus entries ended; below zero when a subdirectory ends before its listing is reported.
@@ -144,7 +142,7 @@ impl Purpose {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Elsewhere {
     /// It was listed; these are the directories in it, with its number and source. If it was not entered, its path.
-    Listed { below: Vec<(DirId, u16, RelPath)>, left_alone: Option<RelPath> },
+    Listed { below: Vec<(DirId, u16, DirPath)>, left_alone: Option<RelPath> },
     /// The scan has to list it.
     TooLong(Lent),
 }
@@ -191,12 +189,9 @@ impl Coordinator {
     pub fn new(threads: &[u32], digest: bool, partials: Arc<Partials>) -> Self {
         Self {
             dirs: HashMap::new(),
-            names: VecDeque::new(),
-            known: VecDeque::new(),
-            queued_names: 0,
-            queued_len: 0,
+            queue: Queue::default(),
             finished_dirs: VecDeque::new(),
-            urgent: VecDeque::new(),
+            alone: VecDeque::new(),
             large: LargeFiles::new(digest),
             partials,
             halted: false,
@@ -219,9 +214,11 @@ impl Coordinator {
     /// Whether there is room for what the scan finds. While not, its events are left in the channel.
     pub fn wants_scan(&self) -> bool {
         let threads = self.ranks.threads();
-        self.queued_names < self.max_queued_names()
-            && self.queued_len < MAX_QUEUED_LEN.max(MAX_QUEUED_LEN_A_THREAD * threads)
-            && self.finished_dirs.len() + self.urgent.len() + self.large.len()
+        let max_len = MAX_QUEUED_LEN.max(MAX_QUEUED_LEN_A_THREAD * threads);
+        self.queue.len() < self.max_queued_names()
+            && self.queue.byte_len() < max_len
+            && self.links.waiting_len() < max_len
+            && self.finished_dirs.len() + self.alone.len() + self.large.len()
                 < MAX_QUEUED_TASKS.max(MAX_QUEUED_TASKS_A_THREAD * threads)
     }
 
@@ -242,16 +239,12 @@ impl Coordinator {
             ScanEvent::Names { dir, names } => {
                 self.seen += names.len() as u64;
                 self.dir_mut(dir).open_entries += signed(names.len() as u64);
-                self.queued_names += names.len();
-                self.queued_len += names.byte_len();
-                self.names.push_back((dir, names));
+                self.queue.push(dir, Batch::Names(names));
             }
             ScanEvent::Known { dir, entries } => {
                 self.seen += entries.len() as u64;
                 self.dir_mut(dir).open_entries += signed(entries.len() as u64);
-                self.queued_names += entries.len();
-                self.queued_len += known_len(&entries);
-                self.known.push_back((dir, entries));
+                self.queue.push(dir, Batch::Known(entries));
             }
             ScanEvent::Listed { dir, subdirs, excluded, before, recorded, failure, retries } => {
                 self.excluded = self.excluded.saturating_add(excluded);
@@ -275,8 +268,8 @@ impl Coordinator {
     }
 
     /// The path of a directory that has not ended.
-    pub fn dir_path(&self, id: DirId) -> Option<&RelPath> {
-        self.dirs.get(&id).map(|dir| &dir.path)
+    pub fn dir_path(&self, id: DirId) -> Option<RelPath> {
+        self.dirs.get(&id).map(|dir| dir.path.to_path())
     }
 
     /// Gives out no more work: what is assigned ends, or is broken off.
@@ -348,18 +341,6 @@ impl Coordinator {
 
     /// How many entries the task has ended; `None` when the result is not one of this purpose.
     fn take_result(&mut self, purpose: Purpose, result: &TaskResult) -> Option<u64> {
-        let ended = self.take_ended(purpose, result)?;
-        while let Some((file, task)) = self.large.next_step() {
-            let purpose = match task {
-                Task::FinishFile { .. } => Purpose::Finish { file },
-                _ => Purpose::Abandon { file },
-            };
-            self.urgent.push_back((task, purpose));
-        }
-        Some(ended)
-    }
-
-    fn take_ended(&mut self, purpose: Purpose, result: &TaskResult) -> Option<u64> {
         match (purpose, result) {
             (
                 Purpose::Entries { dir, source, count, .. },
@@ -367,7 +348,7 @@ impl Coordinator {
             ) => {
                 let ended = count.checked_sub(returned.len() as u64)?;
                 for entry in returned {
-                    self.take_returned(dir, source, entry);
+                    self.take_returned(dir, source, entry)?;
                 }
                 self.entries_ended(dir, ended);
                 return Some(ended);
@@ -377,7 +358,9 @@ impl Coordinator {
                 self.lent -= 1;
                 self.listed.push(Elsewhere::TooLong(lent));
             }
-            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => return self.take_links(members, unlinkable),
+            (Purpose::Links(members), TaskResult::Returned(unlinkable)) => {
+                return self.links_ended(members, unlinkable);
+            }
             (Purpose::Owner(member), TaskResult::Owned(owned)) => match &**owned {
                 Owned::Large(file) => self.add_large(file, member),
                 owned => {
@@ -407,7 +390,7 @@ impl Coordinator {
                     self.owner_ended(&member, &Owned::Failed);
                     return Some(1);
                 }
-                large::Abandoned::Again(member) => self.copy_alone(member),
+                large::Abandoned::Again(member) => self.alone.push_back(member),
             },
             (Purpose::Dirs(ids, _), TaskResult::Dirs { .. }) => {
                 let ended = ids.len() as u64;
@@ -433,7 +416,7 @@ impl Coordinator {
         self.dir_mut(id).open_entries += signed(*kept);
         let ended = kept.checked_sub(returned.len() as u64)?;
         for entry in returned {
-            self.take_returned(id, source, entry);
+            self.take_returned(id, source, entry)?;
         }
         self.dir_mut(id).open_entries -= signed(ended);
         let mut rest = listing.rest.clone();
@@ -441,7 +424,7 @@ impl Coordinator {
             self.scan(ScanEvent::Names { dir: id, names: rest.take(MAX_BATCH_NAMES) });
         }
         let below = subdirs.iter().map(|(name, _)| (id, source, path.join(name))).collect();
-        self.listed.push(Elsewhere::Listed { below, left_alone: listing.left_alone.then_some(path) });
+        self.listed.push(Elsewhere::Listed { below, left_alone: listing.left_alone.then(|| path.to_path()) });
         let (failure, subdirs) = (failure.clone(), subdirs.len() as u64);
         let (before, excluded, retries) = (*before, *excluded, *retries);
         self.scan(ScanEvent::Listed { dir: id, subdirs, excluded, before, recorded: None, failure, retries });
@@ -450,7 +433,7 @@ impl Coordinator {
 
     /// Whether a rank has nothing to do, and may list a directory: there is room for what it will find.
     pub fn can_lend(&self) -> bool {
-        let expected = self.queued_names + NAMES_A_DIR * self.lent;
+        let expected = self.queue.len() + NAMES_A_DIR * self.lent;
         !self.halted && self.wants_scan() && expected < self.max_queued_names() && self.ranks.freest(0).is_some()
     }
 
@@ -461,11 +444,11 @@ impl Coordinator {
         // others have nothing to do either, unless there are directories for all
         let queued = if waiting < self.ranks.threads() { 0 } else { usize::MAX };
         // each of them may come back with its whole path
-        let most = MAX_KEPT.min(MAX_BATCH_PATHS_LEN / (path.as_bytes().len() + 256)).max(1);
+        let most = MAX_KEPT.min(MAX_BATCH_PATHS_LEN / (path.len() + 256)).max(1);
         let keep = u32::try_from(self.ranks.share_of(rank, queued, most)).expect("few");
         self.lent += 1;
         self.lent_ever += 1;
-        let task = Task::List { source, dir: path.clone(), keep };
+        let task = Task::List { source, dir: path.to_path(), keep };
         self.scan(ScanEvent::Dir { id, parent, source, path });
         Some(self.assign(rank, vec![task], vec![Purpose::List { lent, keep }]))
     }
@@ -475,23 +458,25 @@ impl Coordinator {
         std::mem::take(&mut self.listed)
     }
 
-    fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) {
+    /// `None` when the entry is not in the directory.
+    fn take_returned(&mut self, dir: DirId, source: u16, entry: &Returned) -> Option<()> {
+        let (path, kind) = match entry {
+            Returned::Large(file) => (&file.path, Kind::File),
+            Returned::Linked { path, kind, .. } | Returned::Unlinkable { path, kind } => (path, *kind),
+        };
+        let dir_path = &self.dirs[&dir].path;
+        let member = Member::new(dir, source, dir_path.name_in(path)?, kind);
         match entry {
-            Returned::Large(file) => {
-                self.add_large(file, Member::new(dir, source, file.path.clone(), Kind::File));
-            }
-            Returned::Linked { path, kind, id, identity, names, there } => {
-                let member = Member::new(dir, source, path.clone(), *kind);
-                match self.links.add(*id, *identity, *names, member, there.as_deref()) {
-                    links::Next::Copy(member) => self.copy_alone(member),
-                    links::Next::Wait => {}
+            Returned::Large(file) => self.add_large(file, member),
+            Returned::Linked { id, identity, names, there, .. } => {
+                let next = self.links.add((*id, *identity), *names, member, dir_path, there.as_deref());
+                if let links::Next::Copy(member) = next {
+                    self.alone.push_back(member);
                 }
-                self.queue_links();
             }
-            Returned::Unlinkable { path, kind } => {
-                self.copy_alone(Member { unlinkable: true, ..Member::new(dir, source, path.clone(), *kind) });
-            }
+            Returned::Unlinkable { .. } => self.alone.push_back(Member { unlinkable: true, ..member }),
         }
+        Some(())
     }
 
     fn add_large(&mut self, file: &LargeFile, member: Member) {
@@ -502,55 +487,48 @@ impl Coordinator {
         self.large.add(file.clone(), Member { attempt, ..member }, done);
     }
 
-    fn take_links(&mut self, members: Vec<Member>, unlinkable: &[Returned]) -> Option<u64> {
+    /// How many of the names were linked. `None` when what could not be linked is not of these.
+    fn links_ended(&mut self, members: Vec<Member>, unlinkable: &[Returned]) -> Option<u64> {
         let ended = (members.len() as u64).checked_sub(unlinkable.len() as u64)?;
-        let mut again_ever = 0;
+        // those that come back are in the order in which they were given
+        let mut back = unlinkable.iter().peekable();
         for member in members {
-            let again = unlinkable
-                .iter()
-                .any(|entry| matches!(entry, Returned::Unlinkable { path, .. } if *path == member.path));
-            if again {
-                again_ever += 1;
-                self.copy_alone(Member { unlinkable: true, ..member });
+            let is_back = |entry: &&Returned| match entry {
+                Returned::Unlinkable { path, .. } => *path == path_of(&self.dirs, &member),
+                _ => false,
+            };
+            if back.next_if(is_back).is_some() {
+                self.alone.push_back(Member { unlinkable: true, ..member });
             } else {
                 self.entries_ended(member.dir, 1);
             }
         }
-        // each of them is a name that was given, and stands there once
-        (again_ever == unlinkable.len()).then_some(ended)
+        back.next().is_none().then_some(ended)
     }
 
-    /// Queues an entry to be copied without regard to its other names.
-    fn copy_alone(&mut self, member: Member) {
-        let task = Task::Owner {
+    /// The task that copies an entry without regard to its other names.
+    fn owner_task(&self, member: &Member) -> Task {
+        let path = path_of(&self.dirs, member);
+        Task::Owner {
             source: member.source,
-            path: member.path.clone(),
             kind: member.kind,
             id: member.group,
             attempt: member.attempt,
             unlinkable: member.unlinkable,
             // what was abandoned once is not gone on with
-            partial: self.partials.get(&member.path).filter(|_| member.attempt == 0).map(|there| there.partial),
-        };
-        self.urgent.push_back((task, Purpose::Owner(member)));
+            partial: self.partials.get(&path).filter(|_| member.attempt == 0).map(|there| there.partial),
+            path,
+        }
     }
 
     /// An entry that was copied alone, or in ranges, has ended: its links go on.
     fn owner_ended(&mut self, member: &Member, owned: &Owned) {
-        self.entries_ended(member.dir, 1);
         if let Some(group) = member.group {
             let facts = if let Owned::Copied(facts) = owned { Some(facts) } else { None };
-            if let Some(next) = self.links.owner_ended(group, &member.path, facts) {
-                self.copy_alone(next);
-            }
-            self.queue_links();
+            let dir = &self.dirs[&member.dir].path;
+            self.alone.extend(self.links.owner_ended(group, member, dir, facts));
         }
-    }
-
-    fn queue_links(&mut self) {
-        while let Some((task, members)) = self.links.next_task() {
-            self.urgent.push_back((task, Purpose::Links(members)));
-        }
+        self.entries_ended(member.dir, 1);
     }
 
     fn add_dir(&mut self, id: DirId, dir: Dir) {
@@ -599,20 +577,31 @@ impl Coordinator {
 
     /// About how many assignments wait.
     fn backlog(&self) -> usize {
-        self.urgent.len()
+        self.large.ready()
+            + self.alone.len()
+            + self.links.linkable() / MAX_LINKS
             + self.large.ranges_left()
-            + self.queued_names / self.ranks.full_share(self.max_queued_names())
+            + self.queue.len() / self.ranks.full_share(self.max_queued_names())
             + self.finished_dirs.len() / MAX_DIRS
     }
 
     fn next_tasks(&mut self, rank: usize) -> Option<(Vec<Task>, Vec<Purpose>)> {
-        if let Some((task, purpose)) = self.urgent.pop_front() {
-            return Some((vec![task], vec![purpose]));
+        // first what frees memory, or lets others go on
+        if let Some((file, task)) = self.large.next_step(|member| path_of(&self.dirs, member)) {
+            let is_end = matches!(task, Task::FinishFile { .. });
+            return Some((vec![task], vec![if is_end { Purpose::Finish { file } } else { Purpose::Abandon { file } }]));
+        }
+        if let Some(member) = self.alone.pop_front() {
+            return Some((vec![self.owner_task(&member)], vec![Purpose::Owner(member)]));
         }
         let (mut tasks, mut purposes) = (Vec::new(), Vec::new());
+        self.take_links(rank, &mut tasks, &mut purposes);
+        if !tasks.is_empty() {
+            return Some((tasks, purposes));
+        }
         let ranges = self.ranks.ranges_of(rank, self.large.ranges_left());
         while tasks.len() < ranges
-            && let Some((file, index, task)) = self.large.next_range()
+            && let Some((file, index, task)) = self.large.next_range(|member| path_of(&self.dirs, member))
         {
             tasks.push(task);
             purposes.push(Purpose::Range { file, index });
@@ -623,6 +612,21 @@ impl Coordinator {
         self.take_dirs(rank, &mut tasks, &mut purposes);
         self.take_names(rank, &mut tasks, &mut purposes);
         (!tasks.is_empty()).then_some((tasks, purposes))
+    }
+
+    fn take_links(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
+        let mut left = self.ranks.share_of(rank, self.links.linkable(), MAX_LINKS);
+        let mut paths_len = 0;
+        while left > 0
+            && paths_len < MAX_BATCH_PATHS_LEN
+            && let Some(ToLink { task, members, len }) =
+                self.links.next_task(left, |member| path_of(&self.dirs, member))
+        {
+            left -= members.len();
+            paths_len += len;
+            tasks.push(task);
+            purposes.push(Purpose::Links(members));
+        }
     }
 
     fn take_dirs(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
@@ -638,11 +642,11 @@ impl Coordinator {
         {
             let id = self.finished_dirs.pop_front().expect("there is a front");
             let dir = self.dir_mut(id);
-            len += dir.path.as_bytes().len() + dir.recorded.as_ref().map_or(0, |entry| entry.record.len());
+            len += dir.path.len() + dir.recorded.as_ref().map_or(0, |entry| entry.record.len());
             let (recorded, failure) = (dir.recorded.take(), dir.failure.take());
             let (before, private) = (dir.before, dir.private);
             known.extend(recorded.as_ref().map(|entry| entry.number));
-            dirs.push(FinishedDir { path: dir.path.clone(), before, recorded, failure, private });
+            dirs.push(FinishedDir { path: dir.path.to_path(), before, recorded, failure, private });
             ids.push(id);
         }
         tasks.push(Task::FinishDirs { source, dirs });
@@ -652,44 +656,27 @@ impl Coordinator {
     /// Fewer names the shorter the queue is, so that all ranks end together; several directories in one
     /// assignment when each has few.
     fn take_names(&mut self, rank: usize, tasks: &mut Vec<Task>, purposes: &mut Vec<Purpose>) {
-        let share = self.ranks.share_of(rank, self.queued_names, MAX_BATCH_NAMES);
+        let share = self.ranks.share_of(rank, self.queue.len(), MAX_BATCH_NAMES);
         let (mut count, mut len, mut paths_len) = (0, 0, 0);
-        while count < share && len < MAX_BATCH_LEN && paths_len < MAX_BATCH_PATHS_LEN {
-            if let Some((dir, mut entries)) = self.known.pop_front() {
-                let state = &self.dirs[&dir];
-                let path_len = state.path.as_bytes().len() + 32;
-                let most = (share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1));
-                if entries.len() > most {
-                    let rest = entries.split_off(most);
-                    self.known.push_front((dir, rest));
-                }
-                count += entries.len();
-                len += known_len(&entries);
-                paths_len += entries.len() * path_len;
-                self.queued_names -= entries.len();
-                self.queued_len -= known_len(&entries);
-                let known = entries.iter().filter_map(|known| Some(known.entry.as_ref()?.number)).collect();
-                purposes.push(Purpose::Entries { dir, source: state.source, count: entries.len() as u64, known });
-                tasks.push(Task::Known { source: state.source, dir: state.path.clone(), entries });
-                continue;
-            }
-            let Some((dir, mut queued)) = self.names.pop_front() else {
-                break;
-            };
-            let path_len = self.dirs[&dir].path.as_bytes().len() + 32;
-            let names = queued.take((share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1)));
-            paths_len += names.len() * path_len;
-            if !queued.is_empty() {
-                self.names.push_front((dir, queued));
-            }
-            count += names.len();
-            len += names.byte_len();
-            self.queued_names -= names.len();
-            self.queued_len -= names.byte_len();
+        while count < share
+            && len < MAX_BATCH_LEN
+            && paths_len < MAX_BATCH_PATHS_LEN
+            && let Some(dir) = self.queue.next_dir()
+        {
             let state = &self.dirs[&dir];
-            let (count, known) = (names.len() as u64, Vec::new());
-            purposes.push(Purpose::Entries { dir, source: state.source, count, known });
-            tasks.push(Task::Entries { source: state.source, dir: state.path.clone(), names });
+            let path_len = state.path.len() + 32;
+            let most = (share - count).min(((MAX_BATCH_PATHS_LEN - paths_len) / path_len).max(1));
+            let Some(batch) = self.queue.take(most) else { break };
+            count += batch.len();
+            len += batch.byte_len();
+            paths_len += batch.len() * path_len;
+            let source = state.source;
+            purposes.push(Purpose::Entries { dir, source, count: batch.len() as u64, known: batch.numbers() });
+            let dir = state.path.to_path();
+            tasks.push(match batch {
+                Batch::Names(names) => Task::Entries { source, dir, names },
+                Batch::Known(entries) => Task::Known { source, dir, entries },
+            });
         }
     }
 
@@ -698,7 +685,7 @@ impl Coordinator {
         self.scan_ended
             && self.dirs.is_empty()
             && self.assigned.is_empty()
-            && self.urgent.is_empty()
+            && self.alone.is_empty()
             && self.large.len() == 0
     }
 
@@ -718,7 +705,7 @@ impl Coordinator {
 }
 
 impl Dir {
-    fn new(source: u16, path: RelPath) -> Self {
+    fn new(source: u16, path: DirPath) -> Self {
         Self {
             parent: None,
             source,
@@ -734,8 +721,9 @@ impl Dir {
     }
 }
 
-fn known_len(entries: &[Known]) -> usize {
-    entries.iter().map(Known::byte_len).sum()
+/// The whole path of a name, whose directory has not ended.
+fn path_of(dirs: &HashMap<DirId, Dir>, member: &Member) -> RelPath {
+    dirs[&member.dir].path.path_of(&member.name)
 }
 
 fn signed(count: u64) -> i64 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::LargeFile;
+use crate::proto::{LargeFile, Names};
 use crate::types::{Facts, Identity, LinkId, Op, Outcome, Record, Side, Temporary, Timestamp, Unkept};
 
 const RANGE_LEN: u64 = 4096;
@@ -106,7 +106,12 @@ impl Simulation {
             paths.push(path.clone());
             let queue = &mut scan[i % 3];
             let id = i as u64;
-            queue.push_back(ScanEvent::Dir { id, parent: parent.map(|p| p as u64), source: 0, path: path.clone() });
+            queue.push_back(ScanEvent::Dir {
+                id,
+                parent: parent.map(|p| p as u64),
+                source: 0,
+                path: path.clone().into(),
+            });
             for (batch, fates_of_batch) in entries.chunks(7).enumerate() {
                 let mut names = Names::default();
                 for (n, fate) in fates_of_batch.iter().enumerate() {
@@ -149,7 +154,7 @@ impl Simulation {
         let queue = &mut self.scan[from];
         let Some(ScanEvent::Dir { id, parent, source, path }) = queue.pop_front() else { panic!("a directory") };
         let end = queue.iter().position(|event| matches!(event, ScanEvent::Listed { .. })).expect("its end");
-        self.lent.insert(path.clone(), queue.drain(..=end).collect());
+        self.lent.insert(path.to_path(), queue.drain(..=end).collect());
         let work = self.coordinator.lend(Lent { id, parent, source, path }, 0).expect("a rank is idle");
         self.running.push(work);
     }
@@ -181,7 +186,7 @@ impl Simulation {
     fn take_back(&mut self) {
         for listed in self.coordinator.take_listed() {
             if let Elsewhere::TooLong(lent) = listed {
-                self.scan.push(self.lent.remove(&lent.path).expect("it was lent").into());
+                self.scan.push(self.lent.remove(&lent.path.to_path()).expect("it was lent").into());
             }
         }
         if self.scan.iter().all(VecDeque::is_empty) && self.lent.is_empty() {
@@ -387,7 +392,7 @@ fn one_dir(coordinator: &mut Coordinator, names: usize) {
     for n in 0..names {
         batch.push(format!("f{n}").as_bytes(), Kind::File);
     }
-    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root() });
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root().into() });
     coordinator.scan(ScanEvent::Names { dir: 0, names: batch });
 }
 
@@ -453,7 +458,7 @@ fn all_ended(work: &Assignment) -> Report {
 fn of_idle_ranks_the_one_that_has_waited_longest_is_next() {
     let mut coordinator = Coordinator::new(&[1, 1, 1], true, Arc::default());
     let mut order = Vec::new();
-    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root() });
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root().into() });
     for n in 0..6 {
         let names = Names::one(format!("f{n}").as_bytes(), Kind::File);
         coordinator.scan(ScanEvent::Names { dir: 0, names });
@@ -538,7 +543,7 @@ fn begun(done: &[u64]) -> (LargeFile, Arc<Partials>) {
 /// The ranges that are given out of a file that a rank found.
 fn ranges_given(file: &LargeFile, partials: &Arc<Partials>) -> Vec<u64> {
     let mut coordinator = Coordinator::new(&[64], false, Arc::clone(partials));
-    let path = RelPath::root();
+    let path = RelPath::root().into();
     coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path });
     coordinator.scan(ScanEvent::Names { dir: 0, names: Names::one(b"f", Kind::File) });
     coordinator.scan(ScanEvent::Listed {
@@ -605,7 +610,7 @@ fn ranges_of_another_temporary_file_count_for_nothing() {
 #[test]
 fn a_name_that_is_there_becomes_the_owner_of_its_links_without_being_copied() {
     let mut coordinator = Coordinator::new(&[2], false, Arc::default());
-    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root() });
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root().into() });
     let mut names = Names::default();
     names.push(b"a", Kind::File);
     names.push(b"b", Kind::File);
@@ -640,4 +645,58 @@ fn a_name_that_is_there_becomes_the_owner_of_its_links_without_being_copied() {
         }
     }
     assert_eq!(linked_paths, [b"a", b"b"]);
+}
+
+/// A report of names that are all names of one file.
+fn all_linked(work: &Assignment, names: u64) -> Report {
+    let result = |task: &Task| {
+        let Task::Entries { dir, names: batch, .. } = task else { panic!("{task:?}") };
+        let linked = |name| Returned::Linked {
+            path: dir.join(name),
+            kind: Kind::File,
+            id: LinkId { dev: 1, ino: 2 },
+            identity: identity(5),
+            names,
+            there: None,
+        };
+        TaskResult::Returned(batch.iter().map(|(name, _)| linked(name)).collect())
+    };
+    Report { results: work.tasks.iter().map(result).collect(), ended: Stats::default(), ..all_ended(work) }
+}
+
+#[test]
+fn the_scan_waits_while_very_many_names_wait_for_one_of_their_file() {
+    let mut coordinator = Coordinator::new(&[2], false, Arc::default());
+    coordinator.scan(ScanEvent::Dir { id: 0, parent: None, source: 0, path: RelPath::root().into() });
+    let (mut owner, mut seen) = (None, 0_u64);
+    while coordinator.wants_scan() {
+        let mut batch = Names::default();
+        (0..100).for_each(|n| batch.push(format!("{:0255}", seen + n).as_bytes(), Kind::File));
+        seen += 100;
+        coordinator.scan(ScanEvent::Names { dir: 0, names: batch });
+        while let Some(work) = coordinator.next_work() {
+            if matches!(work.tasks[..], [Task::Owner { .. }]) {
+                owner = Some(work);
+            } else {
+                coordinator.report(0, &all_linked(&work, 1_000_000)).expect("in order");
+            }
+        }
+        assert!(seen < 100_000, "{seen} names wait");
+    }
+    let owner = owner.expect("one of them is copied");
+    let owned = TaskResult::Owned(Box::new(Owned::Copied(facts(5))));
+    let one = Stats { files: 1, ..Stats::default() };
+    coordinator.report(0, &Report { results: vec![owned], ended: one, ..all_ended(&owner) }).expect("in order");
+    let mut linked = 0;
+    while let Some(work) = coordinator.next_work() {
+        let count = |task: &Task| if let Task::Links { paths, .. } = task { paths.len() as u64 } else { 0 };
+        let links: u64 = work.tasks.iter().map(count).sum();
+        assert!((1..=128).contains(&links), "{links} links in one assignment");
+        linked += links;
+        let results = vec![TaskResult::Returned(vec![]); work.tasks.len()];
+        let ended = Stats { files: links, ..Stats::default() };
+        coordinator.report(0, &Report { results, ended, ..all_ended(&work) }).expect("in order");
+    }
+    assert_eq!(linked + 1, seen);
+    assert!(coordinator.wants_scan());
 }

@@ -481,12 +481,12 @@ impl Loader {
         self.reserve(groups.iter().map(Groups::item_count).sum());
         let streams = groups.into_iter().flat_map(Groups::into_streams).collect();
         let mut writer = BaseWriter::create(dir.try_clone()?, header)?;
-        let mut of_path: Vec<Item> = Vec::new();
+        let mut of_path = OfPath::default();
         let merged = Merged::of_many(streams, dir, format!("{PREFIX}merge").as_bytes());
         let written = merged.and_then(|mut merged| {
             let mut item = Encoded::default();
             while merged.next(&mut item)? {
-                if of_path.first().is_some_and(|first| first.path().as_bytes() != item.path()) {
+                if of_path.path.as_bytes() != item.path() {
                     self.write(&mut writer, &mut of_path)?;
                 }
                 of_path.push(item.decode()?);
@@ -503,13 +503,29 @@ impl Loader {
     }
 
     /// Writes what counts of all that is recorded of one path, and forgets it.
-    fn write(&mut self, writer: &mut BaseWriter, of_path: &mut Vec<Item>) -> io::Result<()> {
-        for item in what_counts(std::mem::take(of_path)) {
+    fn write(&mut self, writer: &mut BaseWriter, of_path: &mut OfPath) -> io::Result<()> {
+        let OfPath { path, items } = std::mem::take(of_path);
+        for mut item in what_counts(items) {
+            *item.path_mut() = path.clone();
             let item = Encoded::of(&item);
             let offset = writer.push(item.bytes())?;
             self.enter(&item, offset)?;
         }
         Ok(())
+    }
+}
+
+/// What is recorded of one path, oldest first. The items are without it: of one file there may be a million.
+#[derive(Default)]
+struct OfPath {
+    path: RelPath,
+    items: Vec<Item>,
+}
+
+impl OfPath {
+    fn push(&mut self, mut item: Item) {
+        self.path = std::mem::take(item.path_mut());
+        self.items.push(item);
     }
 }
 

@@ -7,6 +7,9 @@ use super::Item;
 use super::encoded::{encode_item, path_of};
 use crate::types::{Kind, Outcome, Record, Stats};
 
+/// Bytes of a piece: enough to be hashed and written fast.
+const PIECE_LEN: usize = 256 << 10;
+
 /// Items of one task, or of all tasks since the last checkpoint.
 #[derive(Default)]
 pub struct Batch {
@@ -97,15 +100,25 @@ impl Batch {
         self.slots.sort_by(|a, b| path(a).cmp(path(b)));
     }
 
-    /// The items as a journal holds them, sorted by path.
-    pub(super) fn sorted_bytes(&mut self) -> Vec<u8> {
+    /// Bytes of the items as a journal holds them.
+    pub(super) fn items_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The items as a journal holds them, sorted by path, in pieces of about the same length.
+    pub(super) fn sorted_pieces(&mut self) -> impl Iterator<Item = Vec<u8>> {
         self.sort();
-        let mut sorted = Vec::with_capacity(self.bytes.len());
-        for slot in &self.slots {
-            let item = &self.bytes[slot.start..];
-            let len = u32::from_le_bytes(item[..4].try_into().expect("four bytes"));
-            sorted.extend_from_slice(&item[..4 + len as usize]);
-        }
-        sorted
+        let (bytes, mut slots) = (&self.bytes, self.slots.iter());
+        std::iter::from_fn(move || {
+            let mut piece = Vec::new();
+            while piece.len() < PIECE_LEN
+                && let Some(slot) = slots.next()
+            {
+                let item = &bytes[slot.start..];
+                let len = u32::from_le_bytes(item[..4].try_into().expect("four bytes"));
+                piece.extend_from_slice(&item[..4 + len as usize]);
+            }
+            (!piece.is_empty()).then_some(piece)
+        })
     }
 }

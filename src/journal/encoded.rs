@@ -64,9 +64,11 @@ impl Encoded {
         &self.bytes
     }
 
-    /// The bytes as they were read.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// The bytes of the item with an empty path, for who knows it: a path may be much longer than all else.
+    pub fn without_path(&self) -> Vec<u8> {
+        let (variant, rest) = (self.bytes[PREFIX_LEN], &self.bytes[self.path.end..]);
+        let len = u32::try_from(2 + rest.len()).expect("shorter than it was");
+        [&len.to_le_bytes(), [variant, 0].as_slice(), rest].concat()
     }
 
     /// The item itself.
@@ -114,7 +116,7 @@ mod tests {
     fn item() -> Vec<u8> {
         let record =
             Record { path: RelPath::root().join(b"f"), kind: Kind::File, outcome: Outcome::Failed(Failure::CHANGED) };
-        Encoded::of(&Item::Entry(record)).into_bytes()
+        Encoded::of(&Item::Entry(record)).bytes().to_vec()
     }
 
     fn decoded(mut bytes: &[u8]) -> io::Result<Item> {

@@ -87,6 +87,13 @@ impl Item {
             Self::Range(range) => &range.path,
         }
     }
+
+    fn path_mut(&mut self) -> &mut RelPath {
+        match self {
+            Self::Entry(record) => &mut record.path,
+            Self::Range(range) => &mut range.path,
+        }
+    }
 }
 
 /// Where a journal belongs.

@@ -332,3 +332,38 @@ fn a_journal_of_a_newer_version_is_neither_used_nor_removed() {
     assert_eq!(fs::read(&journal).expect("still there"), bytes);
     assert!(home.path().join("journal-000001.0").exists() && !home.path().join("base").exists());
 }
+
+#[test]
+fn an_item_without_its_path_is_the_same_item() {
+    for len in [1, 127, 128, 60_000] {
+        let with = |path: &RelPath| {
+            let mut item = done(1, 77);
+            *item.path_mut() = path.clone();
+            item
+        };
+        let bytes = Encoded::of(&with(&RelPath::root().join(&vec![b'x'; len]))).without_path();
+        let mut read = Encoded::default();
+        assert!(read.read(&mut bytes.as_slice()).expect("an item"));
+        assert_eq!((read.decode().expect("an item"), read.bytes().len()), (with(&RelPath::root()), bytes.len()));
+    }
+}
+
+#[test]
+fn there_is_room_for_more_records_once_those_before_are_written() {
+    let mut recorder = Recorder::default();
+    let long = RelPath::root().join(&vec![b'x'; 1 << 20]);
+    let mut item = done(1, 77);
+    *item.path_mut() = long;
+    let items = batch([item]);
+    let mut count = 0;
+    while recorder.has_room() {
+        recorder.append(&items);
+        count += 1;
+        assert!(count < 100, "{count} MiB of records");
+    }
+    assert!(recorder.is_full() && recorder.seal() && !recorder.has_room());
+    recorder.take_sealed();
+    assert!(!recorder.has_room(), "they are being written");
+    recorder.written();
+    assert!(recorder.has_room());
+}

@@ -16,12 +16,17 @@ pub struct Recorder {
     open: Batch,
     /// Waits for its data to be durable.
     sealed: Batch,
+    /// Bytes of what is being written down.
+    writing_len: usize,
     stats: Stats,
 }
 
 impl Recorder {
     /// Bytes of items in memory from which on a checkpoint is worth while.
     pub const FULL_LEN: usize = 8 << 20;
+    /// Bytes of them, at most, before nothing more is begun. A checkpoint takes as long as the storage does, and the records of
+    /// long paths are a hundred times as long as others.
+    const MAX_LEN: usize = 32 << 20;
 
     /// Adds what a task has finished.
     pub fn append(&mut self, items: &Batch) {
@@ -39,6 +44,11 @@ impl Recorder {
         self.open.byte_len() >= Self::FULL_LEN
     }
 
+    /// Whether more may be begun: there is memory for its records.
+    pub fn has_room(&self) -> bool {
+        self.open.byte_len() + self.sealed.byte_len() + self.writing_len < Self::MAX_LEN
+    }
+
     /// Begins a checkpoint: what was finished so far belongs to it. Whether that is anything.
     pub fn seal(&mut self) -> bool {
         let open = std::mem::take(&mut self.open);
@@ -52,7 +62,13 @@ impl Recorder {
 
     /// The checkpoint's data is durable: what is to be written down.
     pub fn take_sealed(&mut self) -> Batch {
+        self.writing_len = self.sealed.byte_len();
         std::mem::take(&mut self.sealed)
+    }
+
+    /// What was taken is written down, or never will be.
+    pub fn written(&mut self) {
+        self.writing_len = 0;
     }
 }
 
@@ -111,8 +127,9 @@ impl Journal {
     /// The journal cannot be read, or what is merged on the way not be written.
     pub fn into_sorted(mut self) -> io::Result<Entries> {
         let memory = std::mem::take(&mut self.memory);
+        let sorted = |mut items: Batch| items.sorted_pieces().collect::<Vec<_>>().concat();
         let mut streams: Vec<Stream> =
-            memory.into_iter().map(|mut items| Stream::Memory(Cursor::new(items.sorted_bytes()))).collect();
+            memory.into_iter().map(|items| Stream::Memory(Cursor::new(sorted(items)))).collect();
         let Some(place) = self.place.as_ref().filter(|_| !self.spans.is_empty()) else {
             return Entries::new(Merged::new(streams)?);
         };
@@ -143,14 +160,19 @@ impl Place {
     }
 
     fn append(&mut self, items: &mut Batch) -> io::Result<(u64, u64)> {
-        let (durable, count) = (self.durable, items.len() as u64);
-        let items = items.sorted_bytes();
+        let durable = self.durable;
+        let (count, items_len) = (items.len() as u64, items.items_len() as u64);
         let mut file = self.open()?;
-        let len = write_group(&mut file, count, &items)?;
+        // not all of it at once: in memory it would be there twice
+        let mut group = GroupWriter::begin(&mut file, count, items_len)?;
+        for piece in items.sorted_pieces() {
+            group.write(&piece)?;
+        }
+        let len = group.end()?;
         if durable {
             sync_data(file.as_fd())?;
         }
-        let span = (self.end + GROUP_HEADER_LEN as u64, items.len() as u64);
+        let span = (self.end + GROUP_HEADER_LEN as u64, items_len);
         self.end += len;
         Ok(span)
     }
@@ -165,14 +187,37 @@ impl Place {
 
 /// Writes `count` encoded items as one group; returns its length in bytes.
 pub(super) fn write_group(into: &mut impl Write, count: u64, items: &[u8]) -> io::Result<u64> {
-    let mut header = [0; GROUP_HEADER_LEN];
-    header[..8].copy_from_slice(GROUP_MAGIC);
-    header[8..16].copy_from_slice(&count.to_le_bytes());
-    header[16..24].copy_from_slice(&(items.len() as u64).to_le_bytes());
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&header).update(items);
-    into.write_all(&header)?;
-    into.write_all(items)?;
-    into.write_all(hasher.finalize().as_bytes())?;
-    Ok((GROUP_HEADER_LEN + items.len() + DIGEST_LEN) as u64)
+    let mut group = GroupWriter::begin(into, count, items.len() as u64)?;
+    group.write(items)?;
+    group.end()
+}
+
+/// One group, written in pieces.
+struct GroupWriter<'a, W> {
+    into: &'a mut W,
+    hasher: blake3::Hasher,
+}
+
+impl<'a, W: Write> GroupWriter<'a, W> {
+    /// Of `count` items, which have `len` bytes.
+    fn begin(into: &'a mut W, count: u64, len: u64) -> io::Result<Self> {
+        let mut header = [0; GROUP_HEADER_LEN];
+        header[..8].copy_from_slice(GROUP_MAGIC);
+        header[8..16].copy_from_slice(&count.to_le_bytes());
+        header[16..24].copy_from_slice(&len.to_le_bytes());
+        let mut group = Self { into, hasher: blake3::Hasher::new() };
+        group.write(&header)?;
+        Ok(group)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.into.write_all(bytes)
+    }
+
+    /// Returns the length of the group in bytes.
+    fn end(self) -> io::Result<u64> {
+        self.into.write_all(self.hasher.finalize().as_bytes())?;
+        Ok(self.hasher.count() + DIGEST_LEN as u64)
+    }
 }

@@ -26,6 +26,8 @@ pub(super) struct Checkpoints {
     ended: Duration,
     /// Bytes that had been moved when it began.
     bytes: u64,
+    /// A rank has much in memory to write down that does not belong to it.
+    full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl Checkpoints {
             seq: 0,
             ended: Duration::ZERO,
             bytes: 0,
+            full: false,
         }
     }
 
@@ -67,24 +70,32 @@ impl Checkpoints {
         self.state == State::Idle
     }
 
-    /// Whether it is time for one: `now` is since the job's start, `full` if a rank has much to write down.
-    pub(super) fn is_due(&self, now: Duration, bytes_moved: u64, full: bool) -> bool {
-        self.is_idle() && (full || now - self.ended >= self.interval || bytes_moved - self.bytes >= MAX_BYTES)
+    /// A rank has much in memory to write down. It counts for the next checkpoint if this one is too late for it: the rank
+    /// may wait for that.
+    pub(super) fn note_full(&mut self, rank: usize) {
+        let belongs_to_this = matches!(self.state, State::Sealing { .. }) && self.asked[rank];
+        self.full |= !belongs_to_this;
+    }
+
+    /// Whether it is time for one: `now` is since the job's start.
+    pub(super) fn is_due(&self, now: Duration, bytes_moved: u64) -> bool {
+        self.is_idle() && (self.full || now - self.ended >= self.interval || bytes_moved - self.bytes >= MAX_BYTES)
     }
 
     /// Begins one.
     pub(super) fn begin(&mut self, bytes_moved: u64) -> Orders {
         self.seq += 1;
         self.bytes = bytes_moved;
+        self.full = false;
         self.state = State::Sealing { waiting: self.asked.len(), any: false };
-        self.to_all(Checkpoint::Seal(self.seq))
+        self.order_all(Checkpoint::Seal(self.seq))
     }
 
-    fn to_all(&mut self, order: Checkpoint) -> Orders {
-        self.to((0..self.asked.len()).collect(), order)
+    fn order_all(&mut self, order: Checkpoint) -> Orders {
+        self.order((0..self.asked.len()).collect(), order)
     }
 
-    fn to(&mut self, ranks: Vec<usize>, order: Checkpoint) -> Orders {
+    fn order(&mut self, ranks: Vec<usize>, order: Checkpoint) -> Orders {
         ranks.iter().for_each(|&rank| self.asked[rank] = true);
         Orders { ranks, order }
     }
@@ -129,8 +140,8 @@ impl Checkpoints {
                 self.ended = now;
                 None
             }
-            State::Syncing { .. } => Some(self.to(self.leaders.clone(), Checkpoint::Sync(self.seq))),
-            State::Committing { .. } => Some(self.to_all(Checkpoint::Commit(self.seq))),
+            State::Syncing { .. } => Some(self.order(self.leaders.clone(), Checkpoint::Sync(self.seq))),
+            State::Committing { .. } => Some(self.order_all(Checkpoint::Commit(self.seq))),
             State::Sealing { .. } => None,
         })
     }
@@ -162,7 +173,7 @@ mod tests {
             assert!(!state.is_idle());
             assert_eq!(state.take(rank, &Checkpoint::Committed(1, Ok(())), NOW), Ok(None));
         }
-        assert!(state.is_idle() && !state.is_due(NOW, 0, false));
+        assert!(state.is_idle() && !state.is_due(NOW, 0));
         assert_eq!(state.take(0, &Checkpoint::Sealed(2, true), NOW), Err(OutOfOrder));
     }
 
@@ -204,11 +215,23 @@ mod tests {
     fn time_bytes_and_full_memory_make_one_due() {
         let mut state = checkpoints(Durability::Checkpoint);
         let second = Duration::from_secs(1);
-        assert!(!state.is_due(second, 1 << 30, false));
-        assert!(
-            state.is_due(5 * second, 0, false) && state.is_due(second, 4 << 30, false) && state.is_due(second, 0, true)
-        );
+        assert!(!state.is_due(second, 1 << 30) && state.is_due(5 * second, 0) && state.is_due(second, 4 << 30));
+        state.note_full(1);
+        assert!(state.is_due(second, 0));
         state.begin(4 << 30);
-        assert!(!state.is_due(5 * second, 9 << 30, true), "one at a time");
+        assert!(!state.is_due(5 * second, 9 << 30), "one at a time");
+    }
+
+    #[test]
+    fn a_rank_that_fills_its_memory_after_it_has_sealed_makes_the_next_one_due() {
+        for (full_rank, is_due) in [(0, true), (1, false)] {
+            let mut state = checkpoints(Durability::None);
+            state.begin(0);
+            state.take(0, &Checkpoint::Sealed(1, true), NOW).expect("in order");
+            state.note_full(full_rank);
+            (1..3).for_each(|rank| drop(state.take(rank, &Checkpoint::Sealed(1, true), NOW).expect("in order")));
+            (0..3).for_each(|rank| drop(state.take(rank, &Checkpoint::Committed(1, Ok(())), NOW).expect("in order")));
+            assert_eq!(state.is_due(NOW, 0), is_due, "rank {full_rank}");
+        }
     }
 }

@@ -106,8 +106,6 @@ pub struct Lead<'a> {
     /// What is waited for outside of the copy itself, in words.
     pub phase: &'static str,
     pause: Pause,
-    /// A rank has much in memory to write down.
-    full: bool,
     signals: Signals,
     /// When to stop by itself, since the job's start.
     pub deadline: Option<Duration>,
@@ -138,7 +136,6 @@ impl<'a> Lead<'a> {
             display,
             phase: "waiting for all ranks",
             pause: Pause::default(),
-            full: false,
             signals,
             deadline: None,
             stop: None,
@@ -286,7 +283,7 @@ impl<'a> Lead<'a> {
                 self.take(coordinator, checkpoints, base, (from, incoming))?;
             }
             let moved = coordinator.progress().bytes_moved;
-            if checkpoints.is_due(self.display.elapsed(), moved, std::mem::take(&mut self.full)) {
+            if checkpoints.is_due(self.display.elapsed(), moved) {
                 let orders = checkpoints.begin(moved);
                 self.order(&orders);
             }
@@ -362,7 +359,9 @@ impl<'a> Lead<'a> {
                 return Err(LeadError::Unexpected(from, "an entry that nobody has recorded"));
             }
         }
-        self.full |= report.full;
+        if report.full {
+            checkpoints.note_full(from);
+        }
         for (path, failure) in &report.failures {
             self.display.failure(path, failure);
         }
@@ -440,7 +439,7 @@ impl<'a> Lead<'a> {
         if let ScanEvent::Listed { dir, failure: Some(failure), .. } = &event
             && failure.halts()
         {
-            let path = coordinator.dir_path(*dir).cloned().unwrap_or_default();
+            let path = coordinator.dir_path(*dir).unwrap_or_default();
             self.halt_for(coordinator, &path, failure);
         }
         coordinator.scan(event);

@@ -22,7 +22,7 @@ use crate::types::{
 };
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 10;
+pub const PROTOCOL_VERSION: u8 = 11;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -377,7 +377,7 @@ impl Known {
 pub struct KnownEntry {
     /// Names it on rank 0.
     pub number: u64,
-    /// As journals hold it.
+    /// As journals hold it, but with an empty path.
     #[serde(with = "serde_bytes")]
     pub record: Vec<u8>,
 }

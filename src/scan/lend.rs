@@ -1,14 +1,15 @@
 //! Directories that other ranks list, when they have nothing else to do: listing is as slow as the file system answers, and
 //! rank 0 has a few threads for it.
 
-use super::{Below, DirId, MAX_PENDING, Pending, Scan};
+use super::{Below, DirId, Pending, Scan};
 use crate::state;
-use crate::types::RelPath;
+use crate::types::DirPath;
 
 /// Directories that are left for the scan's own threads, each.
 const KEPT_A_THREAD: usize = 2;
-/// Directories that wait to be listed, at most, while ranks list: they may add many before they are heard of.
-const MAX_WAITING: usize = 3 * MAX_PENDING;
+/// Times as many directories wait to be listed as a thread adds to, at most, while ranks list: they may add many before they
+/// are heard of.
+const MAX_WAITING: usize = 3;
 
 /// A directory that a rank is to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Lent {
     pub parent: Option<DirId>,
     pub source: u16,
     /// Below the root of the copy.
-    pub path: RelPath,
+    pub path: DirPath,
 }
 
 impl Scan {
@@ -32,21 +33,21 @@ impl Scan {
     /// by [`Scan::take_back`] or [`Scan::list_here`]. Also returns how many there are left.
     pub fn lend(&self) -> Option<(Lent, usize)> {
         let mut stack = self.shared.lock();
-        if !(KEPT_A_THREAD * self.threads.len() + 1..MAX_WAITING).contains(&stack.pending.len()) {
+        if stack.pending.len() <= KEPT_A_THREAD * self.threads.len() || stack.is_full(MAX_WAITING) {
             return None;
         }
         // from where the threads take them: the deeper a directory is the less it may add
         // the state of a copy that the source holds is looked at here
-        let is_state = |path: &RelPath| path.split().is_some_and(|(_, name)| name == state::DIR_NAME);
-        let is_plain =
-            |pending: &mut Pending| pending.parent.is_some() && pending.id.is_none() && !is_state(&pending.path);
-        let Pending { parent, source, path, .. } = stack.pending.pop_if(is_plain)?;
+        let is_plain = |pending: &mut Pending| {
+            pending.parent.is_some() && pending.id.is_none() && pending.path.name() != state::DIR_NAME
+        };
+        let Pending { parent, source, path, .. } = stack.pop_if(is_plain)?;
         stack.busy += 1;
         Some((Lent { id: self.shared.new_id(), parent, source, path }, stack.pending.len()))
     }
 
     /// Takes the directories that were found in one that was lent.
-    pub fn take_back(&self, found: Vec<(DirId, u16, RelPath)>) {
+    pub fn take_back(&self, found: Vec<(DirId, u16, DirPath)>) {
         let pending = found.into_iter().map(|(parent, source, path)| Pending {
             id: None,
             parent: Some(parent),
@@ -67,7 +68,7 @@ impl Scan {
 
     fn end_loan(&self, pending: impl IntoIterator<Item = Pending>) {
         let mut stack = self.shared.lock();
-        stack.pending.extend(pending);
+        pending.into_iter().for_each(|pending| stack.push(pending));
         stack.busy -= 1;
         drop(stack);
         self.shared.changed.notify_all();

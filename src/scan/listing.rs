@@ -10,7 +10,7 @@ use crate::policy::Selection;
 use crate::proto::{Known, MAX_BATCH_KNOWN, MAX_BATCH_LEN, MAX_BATCH_NAMES, Names};
 use crate::state;
 use crate::sys::{Errno, list, open_dir_at};
-use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
+use crate::types::{DirPath, Failure, Kind, NameSet, Op, RelPath, Side};
 
 /// A directory that is being listed.
 pub(super) struct Listing<'a> {
@@ -19,6 +19,7 @@ pub(super) struct Listing<'a> {
     pub(super) is_top: bool,
     /// Below the root of the copy.
     pub(super) path: &'a RelPath,
+    pub(super) dir_path: &'a DirPath,
     pub(super) dir: &'a Arc<OwnedFd>,
     /// It, and those that hold it, where symbolic links are followed.
     pub(super) ancestors: Option<Arc<Ancestor>>,
@@ -28,6 +29,8 @@ pub(super) struct Listing<'a> {
     /// All that the listing has shown.
     pub(super) seen: NameSet,
     pub(super) known: Vec<Known>,
+    /// Bytes of them, about.
+    pub(super) known_len: usize,
     pub(super) subdirs: u64,
     pub(super) excluded: u64,
     pub(super) gone: bool,
@@ -89,7 +92,7 @@ impl Scanner {
         let path = self.lister.rooms.job.sources[usize::from(source)].target.append(below);
         let (path, name) = path.split().expect("the source itself is there");
         let id = self.shared.new_id();
-        self.keep(ScanEvent::Single { id, source, path });
+        self.keep(ScanEvent::Single { id, source, path: path.into() });
         self.keep(ScanEvent::Names { dir: id, names: Names::one(name, Kind::File) });
         self.send(ScanEvent::of_single(id))
     }
@@ -109,7 +112,7 @@ impl Scanner {
         }
         if kind == Kind::Dir {
             listing.subdirs += 1;
-            let (parent, source, path) = (Some(listing.id), listing.source, listing.path.join(name));
+            let (parent, source, path) = (Some(listing.id), listing.source, listing.dir_path.join(name));
             let ancestors = listing.ancestors.clone();
             let pending = Pending { id: None, parent, source, path, ancestors, below };
             // whoever lists it may be heard of at once
@@ -126,8 +129,10 @@ impl Scanner {
         if !recorded.is_empty()
             && let Some(known) = recorded.find(&listing.path.join(name), name, kind, &mut self.block)
         {
+            listing.known_len += known.byte_len();
             listing.known.push(known);
-            if listing.known.len() >= MAX_BATCH_KNOWN {
+            if listing.known.len() >= MAX_BATCH_KNOWN || listing.known_len >= MAX_BATCH_LEN {
+                listing.known_len = 0;
                 let entries = std::mem::take(&mut listing.known);
                 listing.gone = self.send(ScanEvent::Known { dir: listing.id, entries }).is_err();
             }

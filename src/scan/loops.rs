@@ -19,6 +19,16 @@ impl Ancestor {
     }
 }
 
+/// One after the other: those of a path of 32,000 names would fill the stack of a thread.
+impl Drop for Ancestor {
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some(ancestor) = above {
+            above = Arc::into_inner(ancestor).and_then(|mut ancestor| ancestor.parent.take());
+        }
+    }
+}
+
 /// Whether a directory is `other`, or somewhere in it.
 ///
 /// # Errors
@@ -35,4 +45,21 @@ pub(super) fn is_inside(dir: BorrowedFd<'_>, other: &Meta) -> Result<bool, Errno
         (meta, above) = (next, open_dir_at(above.as_fd(), b"..", Reading::default())?);
     }
     Err(Errno::ELOOP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::open_root;
+
+    #[test]
+    fn very_many_ancestors_are_dropped_on_a_small_stack() {
+        let meta = || Meta::of(open_root(std::path::Path::new("/")).expect("opens")).expect("a stat");
+        let work = move || {
+            let above = |parent, _| Some(Arc::new(Ancestor { meta: meta(), parent }));
+            drop((0..30_000).fold(None, above));
+        };
+        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(work).expect("a thread");
+        thread.join().expect("dropped");
+    }
 }

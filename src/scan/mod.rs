@@ -35,7 +35,7 @@ use crate::proto::{DirBefore, Job, Known, KnownEntry, MAX_BATCH_LEN, Names};
 use crate::retry::Lag;
 use crate::state::{self, Standing};
 use crate::sys::{Errno, Reading, Unsynced};
-use crate::types::{Failure, Kind, NameSet, Op, RelPath, Side};
+use crate::types::{DirPath, Failure, Kind, NameSet, Op, RelPath, Side};
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -48,8 +48,9 @@ const CHANNEL_LEN: usize = 128;
 const MAX_KEPT: Duration = Duration::from_millis(1);
 /// Events that it keeps, at most.
 const MAX_KEPT_EVENTS: usize = 32;
-/// Directories that wait to be listed, at most, before new ones are listed at once.
+/// Directories that wait to be listed, at most, before new ones are listed at once; and bytes of memory that they take.
 const MAX_PENDING: usize = 100_000;
+const MAX_PENDING_LEN: usize = 24 << 20;
 /// How deep a thread goes with that.
 const MAX_NESTED: usize = 32;
 /// Bytes of a directory's path below the copy's root: sixteen times what the system takes in one call.
@@ -59,9 +60,9 @@ const MAX_PATH_LEN: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScanEvent {
     /// A directory, whose own entry ends when everything in it has.
-    Dir { id: DirId, parent: Option<DirId>, source: u16, path: RelPath },
+    Dir { id: DirId, parent: Option<DirId>, source: u16, path: DirPath },
     /// The place of a source that is a single entry; it is no entry itself.
-    Single { id: DirId, source: u16, path: RelPath },
+    Single { id: DirId, source: u16, path: DirPath },
     /// Some of a directory's entries, without its directories.
     Names { dir: DirId, names: Names },
     /// Some of a directory's entries, which earlier runs have recorded or begun.
@@ -94,7 +95,7 @@ impl ScanEvent {
     /// Bytes of memory beside those of every event, about.
     fn byte_len(&self) -> usize {
         match self {
-            Self::Dir { path, .. } | Self::Single { path, .. } => path.as_bytes().len(),
+            Self::Dir { path, .. } | Self::Single { path, .. } => path.own_len(),
             Self::NotEntered { path } | Self::IncompleteBelow { path } => path.as_bytes().len(),
             Self::Names { names, .. } => names.byte_len(),
             Self::Known { entries, .. } => entries.iter().map(Known::byte_len).sum(),
@@ -135,7 +136,7 @@ struct Pending {
     parent: Option<DirId>,
     source: u16,
     /// Below the root of the copy.
-    path: RelPath,
+    path: DirPath,
     /// Those that hold it, where symbolic links are followed.
     ancestors: Option<Arc<Ancestor>>,
     below: Below,
@@ -172,10 +173,38 @@ impl Shared {
 #[derive(Default)]
 struct Stack {
     pending: Vec<Pending>,
+    /// Bytes of memory that they take, about.
+    pending_len: usize,
     /// Who may still add to it: threads, and directories that ranks list.
     busy: usize,
     /// Nobody is to wait for more.
     over: bool,
+}
+
+impl Pending {
+    /// Bytes of memory, about.
+    fn byte_len(&self) -> usize {
+        size_of::<Self>() + self.path.own_len()
+    }
+}
+
+impl Stack {
+    fn push(&mut self, pending: Pending) {
+        self.pending_len += pending.byte_len();
+        self.pending.push(pending);
+    }
+
+    /// The directory that was found last, if it is one that is asked for.
+    fn pop_if(&mut self, is_asked_for: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
+        let pending = self.pending.pop_if(is_asked_for)?;
+        self.pending_len -= pending.byte_len();
+        Some(pending)
+    }
+
+    /// Whether so many times as many wait as a thread adds to.
+    fn is_full(&self, times: usize) -> bool {
+        self.pending.len() >= times * MAX_PENDING || self.pending_len >= times * MAX_PENDING_LEN
+    }
 }
 
 impl Scan {
@@ -197,15 +226,17 @@ impl Scan {
             id: None,
             parent: None,
             source: index,
-            path: source.target.clone(),
+            path: source.target.clone().into(),
             ancestors: None,
             below: Below { selected: selected.clone(), linked: false },
         });
+        let mut stack = Stack::default();
+        pending.for_each(|pending| stack.push(pending));
         let shared = Arc::new(Shared {
             rooms: Arc::new(Rooms::new(job, roots)?),
             selection,
             recorded,
-            stack: Mutex::new(Stack { pending: pending.collect(), ..Stack::default() }),
+            stack: Mutex::new(stack),
             changed: Condvar::new(),
             next_id: AtomicU64::new(0),
         });
@@ -290,7 +321,7 @@ impl Scanner {
         let shared = Arc::clone(&self.shared);
         let mut stack = shared.lock();
         loop {
-            if let Some(pending) = stack.pending.pop() {
+            if let Some(pending) = stack.pop_if(|_| true) {
                 stack.busy += 1;
                 return Some(pending);
             }
@@ -345,18 +376,19 @@ impl Scanner {
             Some(known) => ScanEvent::Known { dir: id, entries: vec![known] },
             None => ScanEvent::Names { dir: id, names: Names::one(name, kind) },
         };
-        self.keep(ScanEvent::Single { id, source, path });
+        self.keep(ScanEvent::Single { id, source, path: path.into() });
         self.keep(event);
         self.send(ScanEvent::of_single(id))
     }
 
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
-        let Pending { id, parent, source, path, ancestors, below: Below { selected, linked } } = pending;
+        let Pending { id, parent, source, path: dir_path, ancestors, below: Below { selected, linked } } = pending;
+        let path = dir_path.to_path();
         let id = match id {
             Some(known) => known,
             None => {
                 let id = self.shared.new_id();
-                self.keep(ScanEvent::Dir { id, parent, source, path: path.clone() });
+                self.keep(ScanEvent::Dir { id, parent, source, path: dir_path.clone() });
                 id
             }
         };
@@ -379,7 +411,7 @@ impl Scanner {
             self.listed(id, (0, 0), Some(before), None, None);
             return Ok(());
         }
-        let is_state = path.split().is_some_and(|(_, name)| name == state::DIR_NAME);
+        let is_state = dir_path.name() == state::DIR_NAME;
         // what anybody else wrote there is no reason to say anything
         if is_state
             && state::is_trusted(&meta)
@@ -395,12 +427,14 @@ impl Scanner {
             source,
             is_top: below.is_root(),
             path: &path,
+            dir_path: &dir_path,
             dir: &dir,
             ancestors: follows.then(|| Arc::new(Ancestor { meta, parent: ancestors })),
             nested,
             names: Names::default(),
             seen: NameSet::default(),
             known: Vec::new(),
+            known_len: 0,
             subdirs: 0,
             excluded: 0,
             gone: false,
@@ -450,10 +484,10 @@ impl Scanner {
     /// Adds a directory to the stack, or gives it back to be listed at once.
     fn push(&self, pending: Pending, nested: usize) -> Option<Pending> {
         let mut stack = self.shared.lock();
-        if stack.pending.len() >= MAX_PENDING && nested < MAX_NESTED {
+        if stack.is_full(1) && nested < MAX_NESTED {
             return Some(pending);
         }
-        stack.pending.push(pending);
+        stack.push(pending);
         drop(stack);
         self.shared.changed.notify_one();
         None

@@ -18,13 +18,13 @@ impl Recorded {
         self.base.is_empty() && self.partials.is_empty()
     }
 
-    /// The record of an entry that was copied; none where it cannot be read.
+    /// The record of an entry that was copied, without its path; none where it cannot be read.
     pub(super) fn record(&self, path: &RelPath, block: &mut Block) -> Option<KnownEntry> {
         if self.base.is_empty() {
             return None;
         }
         let (number, record) = self.base.find(path, block).ok().flatten()?;
-        Some(KnownEntry { number, record: record.into_bytes() })
+        Some(KnownEntry { number, record: record.without_path() })
     }
 
     /// What is recorded of an entry. One whose record cannot be read is copied again.

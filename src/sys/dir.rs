@@ -142,8 +142,13 @@ pub struct DirCache {
     follow: bool,
     open: Vec<OpenDir>,
     capacity: usize,
+    /// Bytes of their paths.
+    paths_len: usize,
     clock: u64,
 }
+
+/// Bytes of the paths in one cache, at most: a path may have 64 KiB, and a process has dozens of caches.
+const MAX_PATHS_LEN: usize = 512 << 10;
 
 struct OpenDir {
     root: usize,
@@ -155,7 +160,7 @@ struct OpenDir {
 impl DirCache {
     /// Paths will be relative to one of `roots`. Holds `capacity` descriptors besides those of the roots.
     pub fn new(roots: Vec<Arc<OwnedFd>>, capacity: usize) -> Self {
-        Self { roots, follow: false, open: Vec::new(), capacity: capacity.max(1), clock: 0 }
+        Self { roots, follow: false, open: Vec::new(), capacity: capacity.max(1), paths_len: 0, clock: 0 }
     }
 
     /// Opens the directories of a source.
@@ -220,6 +225,7 @@ impl DirCache {
     /// Closes all but the roots.
     pub fn clear(&mut self) {
         self.open.clear();
+        self.paths_len = 0;
     }
 
     fn find(&mut self, root: usize, path: &[u8]) -> Option<Arc<OwnedFd>> {
@@ -231,12 +237,14 @@ impl DirCache {
 
     fn keep(&mut self, root: usize, path: &[u8], fd: &Arc<OwnedFd>) {
         self.clock += 1;
-        let dir = OpenDir { root, path: path.to_vec(), fd: Arc::clone(fd), used: self.clock };
-        if self.open.len() < self.capacity {
-            self.open.push(dir);
-        } else if let Some(oldest) = self.open.iter_mut().min_by_key(|dir| dir.used) {
-            *oldest = dir;
+        let is_full = |me: &Self| me.open.len() >= me.capacity || me.paths_len + path.len() > MAX_PATHS_LEN;
+        while is_full(self)
+            && let Some((oldest, _)) = self.open.iter().enumerate().min_by_key(|(_, dir)| dir.used)
+        {
+            self.paths_len -= self.open.swap_remove(oldest).path.len();
         }
+        self.paths_len += path.len();
+        self.open.push(OpenDir { root, path: path.to_vec(), fd: Arc::clone(fd), used: self.clock });
     }
 }
 
@@ -339,6 +347,22 @@ mod tests {
         assert_eq!(cache.open.len(), 40);
         let first = RelPath::root().join(b"a-name-of-some-length-so-that-the-path-is-long-0");
         assert!(cache.open(0, &first).is_ok());
+    }
+
+    #[test]
+    fn long_paths_take_a_bounded_part_of_the_memory() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let mut cache = DirCache::new(vec![Arc::new(open_root(base.path()).expect("the root opens"))], 64);
+        let mut path = RelPath::root();
+        for depth in 0..200 {
+            let name = format!("{depth:0250}");
+            let dir = cache.open(0, &path).expect("the parent opens");
+            make_dir(dir.as_fd(), name.as_bytes()).expect("made");
+            path = path.join(name.as_bytes());
+        }
+        assert!(path.as_bytes().len() > 50_000 && cache.open(0, &path).is_ok());
+        let len: usize = cache.open.iter().map(|dir| dir.path.len()).sum();
+        assert!(len <= MAX_PATHS_LEN && len == cache.paths_len, "{len} bytes, {} counted", cache.paths_len);
     }
 
     #[test]

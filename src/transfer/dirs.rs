@@ -21,7 +21,7 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
-            let earlier = dir.recorded.as_ref().and_then(|entry| Earlier::of(entry, &dir.path));
+            let earlier = dir.recorded.as_ref().and_then(Earlier::of);
             if let Some(earlier) = earlier.filter(|earlier| self.is_as_recorded(source, &dir, earlier)) {
                 confirmed.push(earlier.number);
                 self.confirm(dir.path, earlier);

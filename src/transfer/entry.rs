@@ -140,7 +140,7 @@ impl Mover {
                 break;
             }
             let path = dir.join(&known.name);
-            let earlier = known.entry.as_ref().and_then(|entry| Earlier::of(entry, &path));
+            let earlier = known.entry.as_ref().and_then(Earlier::of);
             let attempt = self.retried(|me, again| {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
                 let checked = earlier.as_ref().map(|earlier| me.check_known(source, &place, earlier)).transpose()?;

@@ -33,11 +33,11 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// `None` when the bytes are not such a record of the entry at `path`: it is copied again.
-    pub(super) fn of(entry: &KnownEntry, path: &RelPath) -> Option<Self> {
+    /// `None` when the bytes are not such a record, without its path: the entry is copied again.
+    pub(super) fn of(entry: &KnownEntry) -> Option<Self> {
         let mut item = Encoded::default();
         match item.read(&mut entry.record.as_slice()).and_then(|_| item.decode()) {
-            Ok(Item::Entry(Record { path: of, kind, outcome: Outcome::Done(mut facts) })) if of == *path => {
+            Ok(Item::Entry(Record { path, kind, outcome: Outcome::Done(mut facts) })) if path.is_root() => {
                 let was_link = facts.hardlink.take().is_some();
                 Some(Self { number: entry.number, kind, facts, was_link })
             }

@@ -16,7 +16,7 @@ pub use exit::ExitCode;
 pub use failure::{Failure, Op, Side};
 pub use maker::{Maker, Secret};
 pub use names::NameSet;
-pub use path::{MAX_NAME_LEN, PathError, RelPath, escaped, is_name, one_line};
+pub use path::{DirPath, MAX_NAME_LEN, PathError, RelPath, escaped, is_name, one_line};
 pub use size::{human_bytes, parse_duration, parse_rate, parse_size};
 pub use stats::Stats;
 

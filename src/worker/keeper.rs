@@ -1,13 +1,13 @@
 //! The thread that makes things durable: data, then the journal. The thread that speaks MPI must not wait for a disk.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Event;
-use crate::journal::{Batch, Journal};
+use crate::journal::{Batch, Journal, Recorder};
 use crate::proto::Trouble;
 use crate::transfer::Node;
 
@@ -30,10 +30,15 @@ impl Keeper {
     ///
     /// # Errors
     /// A thread that cannot be started.
-    pub(super) fn start(node: &Arc<Node>, journal: Journal, events: Sender<Event>) -> io::Result<Self> {
+    pub(super) fn start(
+        node: &Arc<Node>,
+        journal: Journal,
+        recorder: &Arc<Mutex<Recorder>>,
+        events: Sender<Event>,
+    ) -> io::Result<Self> {
         let (orders, receiver) = unbounded();
-        let node = Arc::clone(node);
-        let work = move || keep(&node, journal, &receiver, &events);
+        let (node, recorder) = (Arc::clone(node), Arc::clone(recorder));
+        let work = move || keep(&node, (journal, &recorder), &receiver, &events);
         Ok(Self { orders, thread: thread::Builder::new().name("keeper".into()).spawn(work)? })
     }
 
@@ -53,12 +58,19 @@ impl Keeper {
     }
 }
 
-fn keep(node: &Node, mut journal: Journal, orders: &Receiver<Order>, events: &Sender<Event>) -> Journal {
+fn keep(
+    node: &Node,
+    (mut journal, recorder): (Journal, &Mutex<Recorder>),
+    orders: &Receiver<Order>,
+    events: &Sender<Event>,
+) -> Journal {
     for order in orders {
         let event = match order {
             Order::Sync(seq) => Event::Synced(seq, node.sync().map_err(|err| Trouble::from(&err.into()))),
             Order::Commit(seq, items) => {
-                Event::Committed(seq, journal.commit(*items).map_err(|err| Trouble::from(&err)))
+                let written = journal.commit(*items);
+                recorder.lock().unwrap_or_else(PoisonError::into_inner).written();
+                Event::Committed(seq, written.map_err(|err| Trouble::from(&err)))
             }
         };
         if events.send(event).is_err() {

@@ -175,9 +175,9 @@ impl Worker {
         let header = Header { job_id: job.id, generation: job.generation, rank, ranks };
         let (events_sender, events) = unbounded();
         let journal = Journal::new(dir.map(Arc::new), header, durable);
-        let keeper = Keeper::start(&node, journal, events_sender.clone())
-            .map_err(|err| refused(format!("cannot start the thread that keeps the journal: {err}")))?;
         let recorder = Arc::new(Mutex::new(Recorder::default()));
+        let keeper = Keeper::start(&node, journal, &recorder, events_sender.clone())
+            .map_err(|err| refused(format!("cannot start the thread that keeps the journal: {err}")))?;
         let (tasks, task_receiver) = unbounded::<(u64, Vec<Task>)>();
         // two sides; besides the I/O threads there may be those of the scan, and each has a few files open, or made durable
         let caches = 2 * (2 * count + MAX_SCAN_THREADS);
@@ -198,8 +198,10 @@ impl Worker {
         for index in 0..count {
             let mut mover = Mover::new(&job, &node, &recorder, (&rooms, &roots), (&halt, &throttle));
             let (tasks, events) = (task_receiver.clone(), events_sender.clone());
+            let (recorder, halt) = (Arc::clone(&recorder), Arc::clone(&halt));
             let work = move || {
                 for (id, tasks) in tasks {
+                    wait_for_room(&recorder, &halt);
                     if events.send(Event::Report(Box::new(mover.run(id, tasks)))).is_err() {
                         return;
                     }
@@ -359,6 +361,15 @@ impl Worker {
 
 fn hello(comm: &Comm, threads: u32, syncs: bool, trouble: Option<String>) -> Hello {
     Hello { host: comm.host().to_string(), threads, syncs, trouble }
+}
+
+/// Waits while there is no memory for the records of what would be done. The reports of what was done have asked for a
+/// checkpoint, which makes room.
+fn wait_for_room(recorder: &Mutex<Recorder>, halt: &AtomicBool) {
+    let has_room = || recorder.lock().unwrap_or_else(PoisonError::into_inner).has_room();
+    while !has_room() && !halt.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn send_event(comm: &mut Comm, event: Event) {

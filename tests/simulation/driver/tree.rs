@@ -4,7 +4,7 @@ use pcopy::journal::{Item, encode_item};
 use pcopy::plan;
 use pcopy::proto::{DirBefore, Known, KnownEntry, MAX_BATCH_KNOWN, MAX_BATCH_NAMES, Names};
 use pcopy::scan::ScanEvent;
-use pcopy::types::{Facts, Fate as Made, Identity, Kind, Outcome, Record, RelPath, Timestamp, Unkept};
+use pcopy::types::{DirPath, Facts, Fate as Made, Identity, Kind, Outcome, Record, RelPath, Timestamp, Unkept};
 
 use super::Nanos;
 use super::storage::hash;
@@ -210,7 +210,7 @@ pub fn facts(size: u64) -> Facts {
 /// The scan of a tree, depth first, at a rate.
 pub struct Scanner {
     tree: Tree,
-    stack: Vec<(u64, RelPath)>,
+    stack: Vec<(u64, DirPath)>,
     current: Option<Current>,
     /// For a name.
     name_cost: Nanos,
@@ -219,14 +219,14 @@ pub struct Scanner {
 
 struct Current {
     dir: u64,
-    path: RelPath,
+    path: DirPath,
     next: u64,
     announced: bool,
 }
 
 impl Scanner {
     pub fn new(tree: &Tree, rate: u64, dir_cost: Nanos) -> Self {
-        let stack = vec![(0, RelPath::root())];
+        let stack = vec![(0, RelPath::root().into())];
         Self { tree: tree.clone(), stack, current: None, name_cost: super::SECOND / rate, dir_cost }
     }
 
@@ -259,7 +259,7 @@ impl Scanner {
     }
 
     /// A directory that somebody else may list, if there are more than a few; and how many are left.
-    pub fn lend(&mut self) -> Option<(u64, RelPath, usize)> {
+    pub fn lend(&mut self) -> Option<(u64, DirPath, usize)> {
         if self.stack.len() <= 8 {
             return None;
         }
@@ -267,8 +267,8 @@ impl Scanner {
     }
 
     /// Takes a directory that was found elsewhere.
-    pub fn take_back(&mut self, path: RelPath) {
-        self.stack.push((dir_of(&path), path));
+    pub fn take_back(&mut self, path: DirPath) {
+        self.stack.push((dir_of(&path.to_path()), path));
     }
 
     fn listed(&mut self) -> ScanEvent {
@@ -294,7 +294,7 @@ impl Scanner {
         let mut name = *b"file-00000000.dat";
         write_number(&mut name, index);
         // ranks would compare it with what is there
-        let path = RelPath::root().join(&name);
+        let path = RelPath::root();
         let outcome = Outcome::Done(facts(self.tree.size_of(entry)));
         let mut record = Vec::new();
         encode_item(&Item::Entry(Record { path, kind: Kind::File, outcome }), &mut record);

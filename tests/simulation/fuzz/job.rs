@@ -99,7 +99,7 @@ impl Job {
     pub fn advance(&mut self, random: &mut Random) {
         if let Some(id) = self.scan.pop_front() {
             let Dir { parent, path, known, .. } = self.dir(id).clone();
-            let lent = Lent { id, parent, source: 0, path: path.clone() };
+            let lent = Lent { id, parent, source: 0, path: path.clone().into() };
             let lends = parent.is_some() && known.is_empty() && one_in(random, 2) && self.coordinator.can_lend();
             match lends.then(|| memory::inside(|| self.coordinator.lend(lent, 0))).flatten() {
                 Some(work) => {
@@ -113,7 +113,7 @@ impl Job {
             match listed {
                 // what another rank says of a directory is what the scan goes on with
                 Elsewhere::Listed { below, .. } => below.iter().for_each(|(_, _, path)| {
-                    let known = self.dirs.iter().position(|dir| dir.path == *path);
+                    let known = self.dirs.iter().position(|dir| dir.path == path.to_path());
                     self.scan.extend(known.map(|at| at as u64));
                 }),
                 Elsewhere::TooLong(lent) => self.list(lent.id, false),
@@ -133,7 +133,7 @@ impl Job {
         self.scan.extend(&subdirs);
         memory::inside(|| {
             if is_new {
-                self.coordinator.scan(ScanEvent::Dir { id, parent, source: 0, path });
+                self.coordinator.scan(ScanEvent::Dir { id, parent, source: 0, path: path.into() });
             }
             if !names.is_empty() {
                 self.coordinator.scan(ScanEvent::Names { dir: id, names: names.clone() });
@@ -262,7 +262,7 @@ impl Job {
     fn try_entry(&mut self, path: &RelPath, alone: bool, ended: &mut Stats, random: &mut Random) -> Option<Returned> {
         self.began += 1;
         match below(random, 6) {
-            0 if path.as_bytes().len() % 3 == 0 => {
+            0 if path.as_bytes().len().is_multiple_of(3) => {
                 return Some(Returned::Large(LargeFile {
                     source: 0,
                     path: path.clone(),

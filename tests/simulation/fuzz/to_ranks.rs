@@ -146,20 +146,15 @@ impl Home {
         let TaskResult::Owned(owned) = result else { panic!("{result:?}") };
         let Owned::Large(file) = *owned else { panic!("{owned:?}") };
         let large = |file: &LargeFile| file.clone();
-        let record = |at: &str| {
+        let record = || {
             let mut record = Vec::new();
-            let entry = Record { path: path(at), kind: Kind::File, outcome: Outcome::Done(facts(10)) };
+            let entry = Record { path: RelPath::root(), kind: Kind::File, outcome: Outcome::Done(facts(10)) };
             encode_item(&Item::Entry(entry), &mut record);
             Some(KnownEntry { number: 4, record })
         };
-        let known = |name: &str| Known {
-            name: name.into(),
-            kind: Kind::File,
-            entry: record(&format!("in/{name}")),
-            partial: Some(file.partial()),
-        };
-        let dir =
-            FinishedDir { path: path("in/d"), before: None, recorded: record("in/d"), failure: None, private: true };
+        let known =
+            |name: &str| Known { name: name.into(), kind: Kind::File, entry: record(), partial: Some(file.partial()) };
+        let dir = FinishedDir { path: path("in/d"), before: None, recorded: record(), failure: None, private: true };
         let facts = Box::new(facts(10));
         let (owner_path, paths) = (path("in/small"), vec![path("in/too"), path("in/d/third")]);
         let tasks = [
