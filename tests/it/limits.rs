@@ -5,14 +5,14 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::support::copy::{copy, copy_exactly};
 use crate::support::extents;
-use crate::support::launch::{Job, Outcome, program};
+use crate::support::launch::{Job, program};
+use crate::support::memory::run_watched;
 use crate::support::mounts::{FileSystem, Mount};
 use crate::support::oracle::{self, Aspects};
 use crate::support::skip::need;
@@ -130,22 +130,6 @@ fn sixty_four_ranks_copy_one_file_exactly() {
     copy_exactly(&job, &src, &dir.path().join("dst"));
 }
 
-/// Runs to the end; returns also the most memory that a rank has held, in KiB.
-fn run_watched(job: &Job, src: &Path, dst: &Path) -> (Outcome, u64) {
-    let mut running = job.start([src, dst]);
-    let mut most = 0;
-    while running.goes_on() {
-        for pid in running.rank_pids() {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|words| words.split_whitespace().next()?.parse().ok());
-            most = most.max(kib.unwrap_or_default());
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    (running.wait(), most)
-}
-
 #[test]
 fn a_million_entries_of_one_directory_are_copied_in_little_memory() {
     const COUNT: u32 = 1_000_000;
@@ -155,7 +139,7 @@ fn a_million_entries_of_one_directory_are_copied_in_little_memory() {
     for number in 0..COUNT {
         OpenOptions::new().write(true).create_new(true).open(src.join(number.to_string())).unwrap();
     }
-    let (outcome, most_kib) = run_watched(&Job::ranks(2).limit(120), &src, &dst);
+    let (outcome, most_kib) = run_watched(&Job::ranks(2).limit(120), [&src, &dst]);
     outcome.assert_code(0);
     assert!((1..MOST_KIB).contains(&most_kib), "a rank held {most_kib} KiB, {}", outcome.told());
     let names = fs::read_dir(&dst).unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
@@ -180,7 +164,7 @@ fn two_hundred_thousand_directories_are_exact() {
         fs::write(dir.join("17/file"), b"in one of a hundred").unwrap();
     }
     tree::age(&src);
-    let (outcome, most_kib) = run_watched(&Job::ranks(2), &src, &dst);
+    let (outcome, most_kib) = run_watched(&Job::ranks(2), [&src, &dst]);
     outcome.assert_code(0);
     assert!((1..MOST_KIB).contains(&most_kib), "a rank held {most_kib} KiB, {}", outcome.told());
     oracle::assert_none(&oracle::differences(&src, &dst, Aspects::ALL), &outcome.told());

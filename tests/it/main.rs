@@ -39,6 +39,7 @@ mod lists;
 mod lock;
 mod manifest_marks_proof;
 mod manifest_proof;
+mod memory;
 mod metadata;
 mod names;
 mod obstacles;

@@ -4,6 +4,7 @@
 mod driver;
 mod ends;
 mod fuzz;
+mod hostile;
 mod scale;
 
 #[global_allocator]

@@ -17,6 +17,7 @@ pub mod launch;
 pub mod listing;
 pub mod losses;
 pub mod manifest;
+pub mod memory;
 pub mod mounts;
 pub mod oracle;
 pub mod parallel;

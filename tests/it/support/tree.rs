@@ -151,6 +151,25 @@ pub fn deep_chain(root: &Path, levels: usize, name_len: usize) {
     }
 }
 
+/// Directories in each other below `root`, each with a name of `name_len` bytes; the last one, open.
+pub fn chain(root: &Path, levels: usize, name_len: usize) -> File {
+    fs::create_dir_all(root).unwrap();
+    below(root, levels, name_len, |dir| fs::create_dir(dir).unwrap())
+}
+
+/// The last one of such directories that are there.
+pub fn end_of_chain(root: &Path, levels: usize, name_len: usize) -> File {
+    below(root, levels, name_len, |_| {})
+}
+
+fn below(root: &Path, levels: usize, name_len: usize, before: impl Fn(&Path)) -> File {
+    (0..levels).fold(open_dir(root), |above, level| {
+        let dir = PathBuf::from(format!("/proc/self/fd/{}/{level:0name_len$}", above.as_raw_fd()));
+        before(&dir);
+        open_dir(&dir)
+    })
+}
+
 fn open_dir(path: &Path) -> File {
     let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
     OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap()
