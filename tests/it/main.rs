@@ -44,6 +44,7 @@ mod metadata;
 mod names;
 mod obstacles;
 mod oracle_proof;
+mod outcomes;
 mod owners;
 mod panics;
 mod power_cut;

@@ -26,6 +26,7 @@ pub mod resumed;
 pub mod rsync;
 pub mod skip;
 pub mod slurm;
+pub mod strace;
 pub mod sys;
 pub mod told;
 pub mod tree;
