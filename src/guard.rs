@@ -21,10 +21,10 @@ use crate::policy::{GlobError, IdMap};
 use crate::proto::Job;
 use crate::state::{is_temporary_file, mark_name};
 use crate::sys::{
-    Call, DirThere, Errno, Handle, Meta, Owner, Reading, UNFINISHED_DIR_MODE, close, create_new, has_access_acl, list,
+    DirThere, Errno, Handle, Meta, Owner, Reading, UNFINISHED_DIR_MODE, close, create_new, has_access_acl, list,
     make_dir, mode_before, open_dir_at, remove_file,
 };
-use crate::types::{Kind, RelPath};
+use crate::types::{Call, Kind, RelPath};
 
 /// The error for an object at the destination that is not proved to be the copy's. No file system returns this errno.
 pub const EXCHANGED: Errno = Errno::EREMCHG;
@@ -234,7 +234,7 @@ impl Guard {
             }
             return Ok(DirThere::default());
         }
-        if is_wanted && !self.is_too_open(&there, source_meta) && !self.hides_by_acl(source.as_fd()) {
+        if is_wanted && !self.is_too_open(&there, source_meta) && !self.hides_by_acl(source.as_fd())? {
             return as_it_is();
         }
         if let Some(path) = shared
@@ -263,8 +263,11 @@ impl Guard {
 
     /// Whether a source's directory has an ACL, which may refuse somebody whom the mode admits. Only a first run asks: in
     /// later ones the copy has the ACL already.
-    fn hides_by_acl(&self, source: BorrowedFd<'_>) -> bool {
-        self.job.generation == 1 && self.job.policy.preserve.acl && has_access_acl(Handle::Held(source))
+    fn hides_by_acl(&self, source: BorrowedFd<'_>) -> Result<bool, Errno> {
+        match self.job.generation == 1 && self.job.policy.preserve.acl {
+            true => has_access_acl(Handle::Held(source)),
+            false => Ok(false),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::proto::{Checkpoint, Hello, Message, Records, Signal, TaskResult, Trou
 use crate::scan::{Scan, ScanEvent};
 use crate::signals::{SignalError, Signals};
 use crate::sys::Errno;
-use crate::types::{Failure, RelPath, Stats};
+use crate::types::{Call, Failure, Halt, RelPath, Side, Stats, Verdict};
 use crate::worker::{Worker, WorkerError};
 
 /// What ends the job on rank 0.
@@ -66,9 +66,9 @@ pub enum Stop {
 impl Stop {
     /// Why an operation failed, if nothing more can be done before somebody has seen to it.
     pub fn of_errno(errno: i32) -> Option<Self> {
-        match errno {
-            libc::ENOSPC | libc::EDQUOT => Some(Self::NoSpace),
-            libc::EROFS | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECONNABORTED => Some(Self::FileSystemGone),
+        match Call::OnRecord.verdict(Side::Destination, Errno::from_raw(errno)) {
+            Verdict::Halt(Halt::NoSpace) => Some(Self::NoSpace),
+            Verdict::Halt(Halt::FileSystemGone) => Some(Self::FileSystemGone),
             _ => None,
         }
     }

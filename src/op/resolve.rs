@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,7 +18,7 @@ use crate::cli::Config;
 use crate::policy::{Leftovers, Policy};
 use crate::proto::{Source, StatePlace};
 use crate::state::{self, JOB_NAME, SourceName};
-use crate::sys::{Meta, Mounts, Place, mode_before};
+use crate::sys::{Meta, Mounts, Place, list, mode_before, open_root};
 use crate::types::{Kind, RelPath};
 
 /// What the job will do.
@@ -181,12 +182,17 @@ fn place_again(destination: &Path, state: Option<&Path>, source: &SourceName) ->
 /// Whether a directory was made to be a copy's root by a run that was killed before it could write its job down.
 fn was_begun(root: &Path) -> bool {
     let unfinished = Meta::of_path(root, false).is_ok_and(|meta| mode_before(&meta).is_none());
-    let is_own = |entry: io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(state::DIR_NAME))
+    let holds_only_own = || {
+        let mut is_own = true;
+        let listed = open_root(root).and_then(|dir| {
+            list(dir, |entry| {
+                is_own &= entry.name.starts_with(state::DIR_NAME);
+                if is_own { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        });
+        listed.is_ok() && is_own
     };
-    unfinished
-        && !root.join(state::os_name(state::DIR_NAME)).join(JOB_NAME).exists()
-        && fs::read_dir(root).is_ok_and(|mut entries| entries.all(is_own))
+    unfinished && !root.join(state::os_name(state::DIR_NAME)).join(JOB_NAME).exists() && holds_only_own()
 }
 
 pub(super) fn name_of(bytes: &[u8]) -> &std::ffi::OsStr {
@@ -222,7 +228,7 @@ fn examine(given: &Path, follow: bool) -> Result<Named, Refusal> {
     };
     if kind == Kind::Dir {
         let dir = canonical(given)?;
-        if let Err(err) = fs::read_dir(&dir) {
+        if let Err(err) = open_root(&dir).map_err(io::Error::from) {
             return refuse(given, format_args!("cannot read the source: {err}"));
         }
         let name = if contents { None } else { own_name };

@@ -200,9 +200,14 @@ impl XattrChoice {
         })
     }
 
+    /// Whether any attributes are copied, ACLs or others.
+    pub fn wants_some(&self, acls: bool) -> bool {
+        if acls { self.acl } else { self.xattr }
+    }
+
     /// Whether the attribute of this name is copied; `is_acl` if it is an ACL.
     pub fn wants(&self, name: &[u8], is_acl: bool) -> bool {
-        let wanted = if is_acl { self.acl } else { self.xattr };
+        let wanted = self.wants_some(is_acl);
         let may_be = || match bound(name) {
             None => true,
             Some(Bound::ByChoice) => self.bound,

@@ -4,9 +4,8 @@
 
 use std::ffi::{CStr, CString};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -16,7 +15,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{Handle, Meta, Reading, strip_acls};
-use crate::types::{Kind, RelPath};
+use crate::types::{Call, Kind, RelPath};
 
 const DIR_FLAGS: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
@@ -42,8 +41,7 @@ pub fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8], how: Reading) -> Result<Own
     let follow = if how.follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     if how.noatime {
         match open_unseen(dir, name, DIR_FLAGS | follow | OFlag::O_NOATIME) {
-            // for the owner and root only
-            Err(Errno::EPERM) => {}
+            Err(err) if Call::OpenNoAtime.allows(err) => {}
             opened => return opened,
         }
     }
@@ -261,16 +259,44 @@ pub struct Listed<'a> {
 /// the descriptor, which is one of [`open_dir_at`].
 ///
 /// # Errors
-/// Those of readdir(3); what `each` was given before is good.
+/// Those of getdents64(2); what `each` was given before is good.
 pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>) -> ControlFlow<()>) -> Result<(), Errno> {
-    let stream = Stream::new(dir)?;
-    while let Some((name, d_type, ino)) = stream.next()? {
-        let name = name.to_bytes();
-        if name != b"." && name != b".." && each(Listed { name, kind: kind_of_d_type(d_type), ino }).is_break() {
-            break;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let filled = read_entries(dir.as_fd(), &mut buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        let mut records = &buffer[..filled];
+        while !records.is_empty() {
+            let (entry, rest) = split_entry(records).ok_or(Errno::EIO)?;
+            records = rest;
+            if entry.name != b"." && entry.name != b".." && each(entry).is_break() {
+                return Ok(());
+            }
         }
     }
-    Ok(())
+}
+
+/// Fills a buffer with the next entries; how many bytes, 0 at the end.
+///
+/// Not by readdir(3): it takes `ENOENT` for the end of a directory that was removed, and so one failed call for the end of
+/// one that was not.
+fn read_entries(dir: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the descriptor is open, and the kernel writes at most as many bytes as there are.
+    let filled = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), into.as_mut_ptr(), into.len()) };
+    Errno::result(filled).map(|filled| usize::try_from(filled).unwrap_or(0))
+}
+
+/// The first entry of what the kernel has written, and what follows it: inode (8 bytes), offset (8), length of the whole (2),
+/// type (1), name, NUL. `None` for anything else.
+fn split_entry(records: &[u8]) -> Option<(Listed<'_>, &[u8])> {
+    const NAME_AT: usize = 19;
+    let ino = u64::from_ne_bytes(*records.first_chunk()?);
+    let len = u16::from_ne_bytes(*records.get(16..)?.first_chunk()?);
+    let (entry, rest) = records.split_at_checked(usize::from(len))?;
+    let name = CStr::from_bytes_until_nul(entry.get(NAME_AT..)?).ok()?.to_bytes();
+    Some((Listed { name, kind: kind_of_d_type(entry[NAME_AT - 1]), ino }, rest))
 }
 
 fn kind_of_d_type(d_type: u8) -> Option<Kind> {
@@ -286,51 +312,26 @@ fn kind_of_d_type(d_type: u8) -> Option<Kind> {
     })
 }
 
-/// A directory stream. nix's own reads with readdir64_r, which interception libraries do not take.
-struct Stream(NonNull<libc::DIR>);
-
-impl Stream {
-    fn new(dir: OwnedFd) -> Result<Self, Errno> {
-        let raw = dir.into_raw_fd();
-        // SAFETY: `raw` is an open descriptor that this function owns; fdopendir takes it over.
-        match NonNull::new(unsafe { libc::fdopendir(raw) }) {
-            Some(stream) => Ok(Self(stream)),
-            None => {
-                let err = Errno::last();
-                let _ = nix::unistd::close(raw);
-                Err(err)
-            }
-        }
-    }
-
-    fn next(&self) -> Result<Option<(&CStr, u8, u64)>, Errno> {
-        Errno::clear();
-        // SAFETY: the stream is open, and used by this thread alone.
-        let entry = unsafe { libc::readdir64(self.0.as_ptr()) };
-        if entry.is_null() {
-            return match Errno::last() {
-                Errno::UnknownErrno => Ok(None),
-                err => Err(err),
-            };
-        }
-        // SAFETY: readdir64 returned an entry, whose name ends in NUL and which lives until the
-        // next call on this stream; the caller drops the name before that.
-        Ok(Some(unsafe { (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type, (*entry).d_ino) }))
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // SAFETY: open until here. Reading has no error that closing could still bring.
-        unsafe { libc::closedir(self.0.as_ptr()) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    #[test]
+    fn what_is_no_entry_of_a_directory_is_not_read_as_one() {
+        let mut record = [7_u64.to_ne_bytes(), 0_u64.to_ne_bytes()].concat();
+        record.extend(24_u16.to_ne_bytes());
+        record.extend(*b"\x08name\0");
+        let (entry, rest) = split_entry(&record).expect("one entry");
+        assert_eq!(
+            (entry.name, entry.kind, entry.ino, rest),
+            (b"name".as_slice(), Some(Kind::File), 7, b"".as_slice())
+        );
+        assert!((0..record.len()).all(|len| split_entry(&record[..len]).is_none()));
+        record[16] = 0;
+        assert!(split_entry(&record).is_none());
+    }
 
     #[test]
     fn a_deep_directory_is_found_again_after_its_descriptor_was_closed() {

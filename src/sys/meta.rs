@@ -14,7 +14,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
-use crate::types::{Identity, Kind, Timestamp};
+use crate::types::{Call, Identity, Kind, Timestamp};
 
 /// What stat(2) says of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Meta {
     pub fn of_now(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         match statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS) {
             // a kernel or a sandbox without it
-            Err(Errno::ENOSYS) => Self::of(fd),
+            Err(err) if Call::Statx.allows(err) => Self::of(fd),
             asked => asked.map(|st| Self::from(&st)),
         }
     }
@@ -70,7 +70,7 @@ impl Meta {
         const OWNER: u32 = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_NLINK | libc::STATX_UID | libc::STATX_GID;
         match statx(fd, libc::AT_STATX_DONT_SYNC, OWNER) {
             // a kernel or a sandbox without it
-            Err(Errno::ENOSYS) => Self::of(fd),
+            Err(err) if Call::Statx.allows(err) => Self::of(fd),
             asked => asked.map(|st| Self::from(&st)),
         }
     }
@@ -316,6 +316,11 @@ pub(super) fn path_of(fd: BorrowedFd<'_>) -> CString {
 pub fn hold(dir: BorrowedFd<'_>, name: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
     let follow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     openat(dir, name, OFlag::O_PATH | OFlag::O_CLOEXEC | follow, Mode::empty())
+}
+
+/// Whether what is held can be reached by [`path_of`]: there is a /proc.
+pub fn reaches_held() -> bool {
+    stat("/proc/self/fd").is_ok()
 }
 
 fn time_spec(time: Timestamp) -> TimeSpec {

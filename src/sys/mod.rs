@@ -2,13 +2,12 @@
 //!
 //! Interception libraries (DAOS's libioil) replace those symbols by LD_PRELOAD, so file data is read and written by calls
 //! that they know, or shared (`share`), which is for file systems that they do not intercept. copy_file_range gained nothing.
-//! Three calls go to the kernel directly: the one that has no symbol (`is_cached` in `file`), the opening of directories
-//! that are listed or changed, which libioil must not see (`open_dir_at` in `dir` says why), and those that act for one
-//! thread alone (`user`).
+//! Four calls go to the kernel directly: the one that has no symbol (`is_cached` in `file`), the opening of directories
+//! that are listed or changed, which libioil must not see, and their listing (`open_dir_at` and `list` in `dir` say why),
+//! and those that act for one thread alone (`user`).
 //! Every name is relative to an open directory and never follows a symbolic link. Errors are bare errnos; the layer above
-//! says on which path and side, and `answers` which of them mean less than an error.
+//! says on which path and side, and `types::Call` which of them mean less than an error.
 
-mod answers;
 mod buffer;
 mod dir;
 mod file;
@@ -23,7 +22,6 @@ mod unsynced;
 mod user;
 mod xattr;
 
-pub use answers::{Answer, Call};
 pub use buffer::Buffer;
 pub use dir::{
     DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, make_private_dir, mode_before, open_dir_at,
@@ -36,11 +34,11 @@ pub use file::{
 };
 pub use lease::{Lease, ignore_breaks};
 pub use loaded::is_loaded;
-pub use meta::{Fixed, Handle, Meta, Owner, fixed, hold, link, make_node, make_symlink, read_link};
+pub use meta::{Fixed, Handle, Meta, Owner, fixed, hold, link, make_node, make_symlink, reaches_held, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use random::random_bytes;
-pub use share::{never_shares, share_blocks};
+pub use share::share_blocks;
 pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};

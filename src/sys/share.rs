@@ -21,8 +21,3 @@ pub fn share_blocks(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: u64, len: 
     // SAFETY: both descriptors are open, and the request reads one struct of this type.
     Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &range) }).map(drop)
 }
-
-/// Whether blocks can never be shared between these two file systems, whatever the file.
-pub fn never_shares(err: Errno) -> bool {
-    matches!(err, Errno::EXDEV | Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS)
-}

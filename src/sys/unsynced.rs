@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use super::{DirCache, sync_dir, sync_file_system};
+use super::{DirCache, Reading, open_dir_at, sync_file_system, sync_open_dir};
 use crate::types::RelPath;
 
 /// The directories below one root in which this rank has made, renamed or finished something since they were last synced.
@@ -105,10 +105,21 @@ impl Unsynced {
     /// first one lost.
     pub fn sync(&self, below: &mut DirCache) -> Result<(), Errno> {
         let dirs = std::mem::take(&mut *self.lock());
-        dirs.paths().try_for_each(|dir| match below.open(0, &dir).and_then(|dir| sync_dir(dir.as_fd())) {
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE) => Ok(()),
-            Err(Errno::EACCES) => sync_file_system(below.root(0)),
-            synced => synced,
+        dirs.paths().try_for_each(|dir| {
+            let opened = below.open(0, &dir).or_else(|err| match err {
+                // A cached directory on the way was replaced since.
+                Errno::ESTALE => {
+                    below.clear();
+                    below.open(0, &dir)
+                }
+                err => Err(err),
+            });
+            let opened = opened.and_then(|dir| open_dir_at(dir.as_fd(), b".", Reading::default()));
+            match opened {
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE) => Ok(()),
+                Err(Errno::EACCES) => sync_file_system(below.root(0)),
+                opened => sync_open_dir(opened?.as_fd()),
+            }
         })
     }
 }

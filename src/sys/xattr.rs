@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::meta::path_of;
-use super::{Answer, Call, Handle, Reading, open_dir_at};
+use super::{Handle, Reading, open_dir_at};
+use crate::types::{Call, Side, Verdict};
 
 /// Which side of the copying of attributes failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub enum Class {
 #[derive(Debug, Default)]
 pub struct Xattrs {
     all: Vec<(CString, Vec<u8>, Class)>,
+    listed: bool,
     /// Where the access ACL is not copied.
     without_acl: Option<Narrowed>,
 }
@@ -61,12 +63,9 @@ impl Xattrs {
     /// # Errors
     /// Those of listxattr(2) and getxattr(2) that do not mean that there are none.
     pub fn read(from: Handle<'_>, wants: impl Fn(&[u8], bool) -> bool) -> Result<Self, Errno> {
-        let mut found = Self::default();
         let from = Target::new(from);
-        let names = match from.list() {
-            Err(err) if Call::ListXattr.allows(err) => return Ok(found),
-            listed => listed?,
-        };
+        let Some(names) = from.list()? else { return Ok(Self::default()) };
+        let mut found = Self { listed: true, ..Self::default() };
         for name in names.split_inclusive(|&b| b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
             let wanted = wants(name.to_bytes(), is_acl(name));
@@ -75,7 +74,7 @@ impl Xattrs {
             }
             let value = match from.get(name) {
                 // removed since it was listed
-                Err(err) if Call::GetXattr.answer(err) == Some(Answer::Absent) => continue,
+                Err(err) if Call::GetXattr.verdict(Side::Source, err) == Verdict::Absent => continue,
                 value => value?,
             };
             if wanted {
@@ -86,6 +85,11 @@ impl Xattrs {
             }
         }
         Ok(found)
+    }
+
+    /// Whether the file system said which there are. If not, it has none for this entry.
+    pub fn were_listed(&self) -> bool {
+        self.listed
     }
 
     /// Whether there are any of a class.
@@ -150,26 +154,22 @@ pub fn drop_other_xattrs(
     to: Handle<'_>,
     wants: impl Fn(&[u8], bool) -> bool,
 ) -> Result<usize, XattrError> {
-    let list = |target: &Target| match target.list() {
-        Err(err) if Call::ListXattr.allows(err) => Ok(Vec::new()),
-        listed => listed,
-    };
     let (from, to) = (Target::new(from), Target::new(to));
-    let there = list(&to).map_err(XattrError::Writing)?;
+    let there = to.list().map_err(XattrError::Writing)?.unwrap_or_default();
     let mut left = 0;
     if there.is_empty() {
         return Ok(left);
     }
-    let stays = list(&from).map_err(XattrError::Reading)?;
+    let stays = from.list().map_err(XattrError::Reading)?.unwrap_or_default();
     for name in
         there.split_inclusive(|&b| b == 0).filter(|name| !stays.split_inclusive(|&b| b == 0).any(|n| n == *name))
     {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         if wants(name.to_bytes(), is_acl(name)) {
-            match to.remove(name).map_err(|err| (Call::RemoveXattr.answer(err), err)) {
-                Ok(()) | Err((Some(Answer::Absent), _)) => {}
-                Err((Some(_), _)) => left += 1,
-                Err((None, err)) => return Err(XattrError::Writing(err)),
+            match to.remove(name).map_err(|err| (Call::RemoveXattr.verdict(Side::Destination, err), err)) {
+                Ok(()) | Err((Verdict::Absent, _)) => {}
+                Err((Verdict::Unsupported | Verdict::NotPermitted, _)) => left += 1,
+                Err((_, err)) => return Err(XattrError::Writing(err)),
             }
         }
     }
@@ -199,16 +199,19 @@ fn class_of(name: &CStr) -> Class {
 /// Whether what is made in this directory gets an ACL from it.
 ///
 /// # Errors
-/// Those of open(2).
+/// Those of open(2), and those of getxattr(2) that do not mean that there is none.
 pub fn has_default_acl(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     // the given one may be good for reaching entries only
     let dir = open_dir_at(dir, b".", Reading::default())?;
-    Ok(Target::Fd(dir.as_raw_fd()).get(DEFAULT_ACL).is_ok())
+    Target::Fd(dir.as_raw_fd()).has(DEFAULT_ACL)
 }
 
-/// Whether an entry has an access ACL, as far as can be told.
-pub fn has_access_acl(entry: Handle<'_>) -> bool {
-    Target::new(entry).get(ACCESS_ACL).is_ok()
+/// Whether an entry has an access ACL.
+///
+/// # Errors
+/// Those of getxattr(2) that do not mean that there is none.
+pub fn has_access_acl(entry: Handle<'_>) -> Result<bool, Errno> {
+    Target::new(entry).has(ACCESS_ACL)
 }
 
 /// What became of the ACLs that were to be removed.
@@ -230,10 +233,10 @@ pub fn strip_acls(place: Handle<'_>) -> Result<Stripped, Errno> {
     for name in [ACCESS_ACL, DEFAULT_ACL] {
         match target.remove(name) {
             Ok(()) => stripped.any = true,
-            Err(err) => match Call::RemoveXattr.answer(err) {
-                Some(Answer::NotPermitted) => stripped.left |= target.get(name).is_ok(),
-                Some(Answer::Absent | Answer::Unsupported) => {}
-                None => return Err(err),
+            Err(err) => match Call::RemoveXattr.verdict(Side::Destination, err) {
+                Verdict::NotPermitted | Verdict::Unsupported => stripped.left |= target.has(name)?,
+                Verdict::Absent => {}
+                _ => return Err(err),
             },
         }
     }
@@ -254,14 +257,28 @@ impl Target {
         }
     }
 
-    /// All names, each ended by NUL.
-    fn list(&self) -> Result<Vec<u8>, Errno> {
-        read_all(|into, len| match self {
-            // SAFETY: `into` has room for `len` bytes; the descriptor is borrowed by the caller.
-            Self::Fd(fd) => unsafe { libc::flistxattr(*fd, into.cast(), len) },
-            // SAFETY: as above, and the path ends in NUL.
-            Self::Path(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
-        })
+    /// All names, each ended by NUL; `None` where the file system has none.
+    fn list(&self) -> Result<Option<Vec<u8>>, Errno> {
+        let ask = || {
+            read_all(|into, len| match self {
+                // SAFETY: `into` has room for `len` bytes; the descriptor is borrowed by the caller.
+                Self::Fd(fd) => unsafe { libc::flistxattr(*fd, into.cast(), len) },
+                // SAFETY: as above, and the path ends in NUL.
+                Self::Path(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
+            })
+        };
+        // asked twice: nothing counts what a wrong answer would lose
+        match ask().or_else(|err| if Call::ListXattr.allows(err) { ask() } else { Err(err) }) {
+            Err(err) if Call::ListXattr.allows(err) => Ok(None),
+            listed => listed.map(Some),
+        }
+    }
+
+    fn has(&self, name: &CStr) -> Result<bool, Errno> {
+        match self.get(name) {
+            Err(err) if Call::GetXattr.allows(err) => Ok(false),
+            got => got.map(|_| true),
+        }
     }
 
     fn get(&self, name: &CStr) -> Result<Vec<u8>, Errno> {

@@ -111,10 +111,12 @@ impl Mover {
         self.make_temporary(source, place, first, make)
     }
 
-    /// Gives a complete entry its final name.
-    pub(super) fn give_name(&self, place: &Place, made: &Made) -> Result<(), Failure> {
+    /// Gives a complete entry its final name, and returns that place. If a later step fails, the entry has to be discarded
+    /// there: where nothing may be replaced, the next attempt would find the name taken.
+    pub(super) fn give_name(&self, place: &Place, made: &Made) -> Result<Made, Failure> {
         let renamed = if self.may_replace(place) { move_entry } else { rename_new };
-        renamed(made.place(), (place.dest(), &place.dest_name)).at(Op::Rename, DEST)
+        renamed(made.place(), (place.dest(), &place.dest_name)).at(Op::Rename, DEST)?;
+        Ok(Made { dir: Arc::clone(&place.dest_dir), name: place.dest_name.clone(), is_final: true })
     }
 
     /// Whether another entry that has the name may be replaced.

@@ -7,10 +7,9 @@ use crate::digest::PieceHasher;
 use crate::plan::Range;
 use crate::proto::{Direct, Reflink, Sparse};
 use crate::sys::{
-    Buffer, End, Errno, Meta, Reading, errno_of_lost_write, never_shares, next_data, open_read, open_write,
-    share_blocks, sync_file,
+    Buffer, End, Errno, Meta, Reading, errno_of_lost_write, next_data, open_read, open_write, share_blocks, sync_file,
 };
-use crate::types::{Failure, Op};
+use crate::types::{Call, Failure, Op, Verdict};
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
 const DIRECT_MIN_LEN: u64 = 1 << 20;
@@ -173,15 +172,18 @@ impl Mover {
         }
         match share_blocks(pair.from.plain(), pair.to.plain(), range.offset, range.len) {
             Ok(()) => Ok(true),
-            // space, the disk: copying would fare no better
-            Err(err @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(err).at(Op::Clone, DEST),
             Err(err) if tuning.reflink == Reflink::Always => Err(err).at(Op::Clone, DEST),
-            Err(err) => {
-                if never_shares(err) {
-                    self.node.never_shares(pair.dev);
+            Err(err) => match Call::Clone.verdict(DEST, err) {
+                // space, the disk: copying would fare no better
+                Verdict::Halt(_) | Verdict::Again => Err(err).at(Op::Clone, DEST),
+                verdict => {
+                    // of these two file systems, whatever the file
+                    if verdict == Verdict::Unsupported {
+                        self.node.never_shares(pair.dev);
+                    }
+                    Ok(false)
                 }
-                Ok(false)
-            }
+            },
         }
     }
 

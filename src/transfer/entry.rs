@@ -17,10 +17,12 @@ use crate::plan::{Range, range_len_of};
 use crate::policy::Existing;
 use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{
-    Call, End, Errno, Handle, Meta, close, create_new, hold, make_node, make_symlink, open_read, read_link,
-    remove_file, rename_new, set_len,
+    End, Errno, Handle, Meta, close, create_new, hold, make_node, make_symlink, open_read, read_link, remove_file,
+    rename_new, set_len,
 };
-use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept};
+use crate::types::{
+    Call, Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept,
+};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -304,8 +306,11 @@ impl Mover {
                     self.sync_if_needed(to.plain())?;
                     // nothing may come to light once it has taken another file's place
                     to.flush().at(Op::Close, DEST)?;
-                    self.give_name(place, &made)?;
-                    self.keep_times_again(Handle::Open(to.plain()), &mut kept)?;
+                    let named = self.give_name(place, &made)?;
+                    let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.plain()), &mut kept));
+                    let closed = again.and_then(|()| to.close().at(Op::Close, DEST));
+                    closed.inspect_err(|_| named.discard())?;
+                    return Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }));
                 } else if self.node.unsynced().is_some() {
                     return Ok(Attempt::Written(Facts { digest, ..kept.facts(None) }, Box::new(to)));
                 }
@@ -399,8 +404,9 @@ impl Mover {
                 made: None,
             })?;
             if !made.is_final {
-                self.give_name(place, &made)?;
-                self.keep_times_again(Handle::Held(to.as_fd()), &mut kept)?;
+                let named = self.give_name(place, &made)?;
+                let again = self.retried(|me, _| me.keep_times_again(Handle::Held(to.as_fd()), &mut kept));
+                again.inspect_err(|_| named.discard())?;
             }
             Ok(kept)
         });
@@ -413,7 +419,10 @@ impl Mover {
         let (dir, name) = made.place();
         let held = hold(dir, name, false).at(Op::Open, DEST)?;
         let there = Meta::of(&held).at(Op::Stat, DEST)?;
-        let same_target = target.is_none_or(|target| read_link(held.as_fd(), b"").is_ok_and(|there| there == target));
+        let same_target = match target {
+            Some(target) => read_link(held.as_fd(), b"").at(Op::ReadLink, DEST)? == target,
+            None => true,
+        };
         let is_device = matches!(there.kind, Some(Kind::CharDev | Kind::BlockDev));
         let same_device = !is_device || there.rdev == source.rdev;
         let own = there.uid == self.job.maker.uid && there.nlink == 1;

@@ -94,7 +94,7 @@ impl Mover {
         let (source_handle, handle) = (Handle::Held(from.as_fd()), Handle::Held(to.as_fd()));
         let gives_rights = *kind == Kind::File
             && (source.mode & SETUID_SETGID != 0
-                || self.read_xattrs(source_handle, &mut Unkept::default())?.has(Class::Privilege));
+                || self.read_xattrs((source_handle, &source), &mut Unkept::default())?.has(Class::Privilege));
         let is_same = is_recorded_source(&source, entry) && is_recorded_copy((to.as_fd(), b""), &there, entry)?;
         if !is_same || !keeps_owner || gives_rights || there.nlink > 1 {
             return Ok(None);

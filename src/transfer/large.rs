@@ -113,9 +113,9 @@ impl Mover {
             made: None,
         })?;
         self.sync_if_needed(to.as_fd())?;
-        self.give_name(&place, &made)?;
-        self.keep_times_again(Handle::Open(to.as_fd()), &mut kept)?;
-        close(to).at(Op::Close, DEST)?;
+        let named = self.give_name(&place, &made)?;
+        let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.as_fd()), &mut kept));
+        again.and_then(|()| close(to).at(Op::Close, DEST)).inspect_err(|_| named.discard())?;
         self.sync_dir_later(&place.dir());
         Ok(Some(kept.facts(None)))
     }

@@ -6,8 +6,8 @@ use super::beside::Made;
 use super::{At, DEST, Mover, Place};
 use crate::guard::EXCHANGED;
 use crate::proto::{Returned, TaskResult};
-use crate::sys::{Call, Errno, Handle, Meta, hold, link, read_link};
-use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
+use crate::sys::{Errno, Handle, Meta, hold, link, read_link};
+use crate::types::{Call, Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
 
 impl Mover {
     /// Links each path to the owner. Paths that the file system cannot link are handed back, to be copied.

@@ -14,10 +14,10 @@ use super::probe::LinkCalls;
 use super::{At, DEST, Mover, SOURCE};
 use crate::guard::EXCHANGED;
 use crate::sys::{
-    Call, Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, Xattrs,
-    drop_other_xattrs, has_default_acl, strip_acls, sync_file, sync_open_dir,
+    Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, Xattrs, drop_other_xattrs,
+    has_default_acl, reaches_held, strip_acls, sync_file, sync_open_dir,
 };
-use crate::types::{Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
+use crate::types::{Call, Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
 
 pub(super) const SETUID_SETGID: u32 = 0o6000;
 const SETGID: u32 = 0o2000;
@@ -89,16 +89,29 @@ impl Mover {
         has_default_acl(dir).at(Op::Xattr, DEST)
     }
 
-    /// The attributes of a source that its copy is to have. `unkept` notes that some cannot be read.
-    pub(super) fn read_xattrs(&self, from: Handle<'_>, unkept: &mut Unkept) -> Result<Xattrs, Failure> {
-        match Xattrs::read(from, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+    /// The attributes of a source that its copy is to have; `meta` is the source's metadata. `unkept` notes that some cannot
+    /// be read.
+    pub(super) fn read_xattrs(
+        &self,
+        (from, meta): (Handle<'_>, &Meta),
+        unkept: &mut Unkept,
+    ) -> Result<Xattrs, Failure> {
+        let read = match Xattrs::read(from, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
             // Without /proc there is no path to the attributes of an entry that is not opened.
-            Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) => {
-                unkept.add(Unkept::XATTR);
-                Ok(Xattrs::default())
+            Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) && !reaches_held() => None,
+            read => Some(read.at(Op::Xattr, SOURCE)?),
+        };
+        // A server that lists attributes at one time and none at another: those of this entry are lost.
+        let are_lost = match &read {
+            Some(read) => self.node.loses_xattrs((meta.dev, meta.kind), read.were_listed()),
+            None => true,
+        };
+        for (acls, kind) in [(false, Unkept::XATTR), (true, Unkept::ACL)] {
+            if are_lost && self.node.attributes.wants_some(acls) {
+                unkept.add(kind);
             }
-            read => read.at(Op::Xattr, SOURCE),
         }
+        Ok(read.unwrap_or_default())
     }
 
     /// Gives the copy of an entry the metadata of its source.
@@ -111,7 +124,7 @@ impl Mover {
         };
         let is_link = source.kind == Some(Kind::Symlink);
         let mut unkept = Unkept::default();
-        let xattrs = self.read_xattrs(from, &mut unkept)?;
+        let xattrs = self.read_xattrs((from, source), &mut unkept)?;
         if source.kind == Some(Kind::File) && have.mode & SETUID_SETGID != 0 {
             keep_mode(to, have.mode & 0o777, &mut unkept)?;
         }

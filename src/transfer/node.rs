@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::sys::{
     DirCache, Errno, Meta, Mounts, Unsynced, group_name, is_loaded, open_root, sync_file_system, syncfs_reaches,
     user_name,
 };
-use crate::types::{LinkId, escaped};
+use crate::types::{Kind, LinkId, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
 pub struct Node {
@@ -40,6 +40,8 @@ pub struct Node {
     guard: Arc<Guard>,
     /// By the devices of the destination that were tried.
     link_calls: Mutex<HashMap<u64, LinkCalls>>,
+    /// Devices and types of the sources' entries whose attributes could be listed.
+    have_xattrs: RwLock<HashSet<(u64, Option<Kind>)>>,
     /// Devices of sources whose blocks the destination cannot share.
     unshared: Mutex<HashSet<u64>>,
 }
@@ -110,6 +112,7 @@ impl Node {
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
             guard: Arc::new(guard.map_err(|err| err.to_string())?),
             link_calls: Mutex::default(),
+            have_xattrs: RwLock::default(),
             unshared: Mutex::default(),
         })
     }
@@ -176,6 +179,15 @@ impl Node {
 
     pub(super) fn learn_link_calls(&self, dev: u64, found: LinkCalls) {
         self.link_calls.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, found);
+    }
+
+    /// Whether attributes of such an entry of a source are lost: they could not be listed, and those of another one could.
+    pub(super) fn loses_xattrs(&self, such: (u64, Option<Kind>), were_listed: bool) -> bool {
+        let have = self.have_xattrs.read().unwrap_or_else(PoisonError::into_inner).contains(&such);
+        if were_listed && !have {
+            self.have_xattrs.write().unwrap_or_else(PoisonError::into_inner).insert(such);
+        }
+        have && !were_listed
     }
 
     /// Whether the destination may share blocks of files on this device, as far as is known.

@@ -6,8 +6,8 @@
 use std::os::fd::AsFd;
 
 use super::{At, DEST, Mover, Place};
-use crate::sys::{Call, Errno, Handle, Meta, Owner, close, create_new, hold, is_on_server, make_symlink};
-use crate::types::{Failure, Op, Temporary, Timestamp};
+use crate::sys::{Errno, Handle, Meta, Owner, close, create_new, hold, is_on_server, make_symlink};
+use crate::types::{Call, Failure, Op, Temporary, Timestamp};
 
 /// Which calls change a symbolic link itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+
+use super::{Call, Verdict};
 
 /// The operation that failed, by the name of the call where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,8 +77,7 @@ impl Failure {
     /// Whether it is none of the entry alone, but of the job, which has to halt: nothing more can be copied before
     /// somebody has made space, or mounted the file system again.
     pub fn halts(&self) -> bool {
-        let full = self.side == Side::Destination && matches!(self.errno, libc::ENOSPC | libc::EDQUOT);
-        self.op == Op::Stopped || full || matches!(self.errno, libc::ENOTCONN | libc::ESHUTDOWN | libc::ECONNABORTED)
+        self.op == Op::Stopped || matches!(self.verdict(), Verdict::Halt(_))
     }
 
     /// Whether the file's data may be lost, whatever the same call says the next time: fsync(2) and close(2) report an error
@@ -86,8 +88,12 @@ impl Failure {
 
     /// Whether it may pass by itself: a server that restarts, another node's cache that does not know a new name yet.
     pub fn may_pass(&self) -> bool {
-        let unseen = self.side == Side::Destination && self.errno == libc::ENOENT;
-        unseen || matches!(self.errno, libc::EIO | libc::ESTALE | libc::ETIMEDOUT | libc::EAGAIN)
+        self.verdict() == Verdict::Again
+    }
+
+    /// What follows, by the table.
+    pub fn verdict(&self) -> Verdict {
+        Call::OnEntry.verdict(self.side, Errno::from_raw(self.errno))
     }
 }
 

@@ -10,6 +10,7 @@ mod names;
 mod path;
 mod size;
 mod stats;
+mod verdict;
 
 pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, Temporary, Timestamp, Unkept};
 pub use exit::ExitCode;
@@ -19,6 +20,7 @@ pub use names::NameSet;
 pub use path::{DirPath, MAX_NAME_LEN, PathError, RelPath, escaped, is_name, one_line};
 pub use size::{human_bytes, parse_duration, parse_rate, parse_size};
 pub use stats::Stats;
+pub use verdict::{Call, Halt, Verdict};
 
 /// A BLAKE3 digest of a whole file, 32 bytes, as `b3sum` prints it in hexadecimal.
 pub type Digest = [u8; 32];
