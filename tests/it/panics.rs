@@ -64,7 +64,7 @@ fn a_panic_of_a_scan_thread_ends_the_job_and_tells_where() {
     for ranks in [2, 4] {
         let outcome = copy_with_lie(ranks, "name");
         let (rank, thread, file) = panic_told(&outcome);
-        assert_eq!((rank, file.as_str()), (0, "src/types/path.rs"), "{}", outcome.told());
+        assert_eq!((rank, file.as_str()), (0, "src/types/path/dir.rs"), "{}", outcome.told());
         assert!(thread.starts_with("scan"), "{}", outcome.told());
     }
 }
