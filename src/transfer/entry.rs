@@ -343,7 +343,7 @@ impl Mover {
         let mut pair = Pair::small(self, (place, made), (from, to), meta, (sparse, has_length));
         let whole = Range { offset: 0, len: meta.size };
         let (span, digest) = self.copy_piece(&mut pair, whole, || PieceHasher::whole(meta.size))?;
-        let after = Meta::of_now(pair.from.plain()).at(Op::Stat, SOURCE)?;
+        let after = self.node.meta_now(pair.from.plain(), meta.dev).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || after.identity() != meta.identity() {
             return Ok(None);
         }

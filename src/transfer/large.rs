@@ -54,7 +54,7 @@ impl Mover {
         let ranges = Ranges::new(file.identity.size, file.range_len);
         let range = ranges.get(index);
         let (span, value) = self.copy_piece(&mut pair, range, || PieceHasher::range(range.offset))?;
-        let after = Meta::of_now(pair.from.plain()).at(Op::Stat, SOURCE)?;
+        let after = self.node.meta_now(pair.from.plain(), meta.dev).at(Op::Stat, SOURCE)?;
         if span == Span::NotItsLength || !is_same(file, &after) {
             return Ok(TaskResult::Changed);
         }

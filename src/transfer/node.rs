@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -59,6 +59,8 @@ enum SyncedBy {
 pub(super) struct NodeSource {
     pub(super) dir: Arc<OwnedFd>,
     dev: u64,
+    /// Only this node changes it: the kernel's metadata are the file system's.
+    is_local: bool,
     file_system: u64,
 }
 
@@ -77,10 +79,11 @@ impl Node {
         let mut sources = Vec::new();
         for source in &job.sources {
             let dir = open(&source.dir)?;
-            lag.source |= !is_local(&dir, &source.dir)?;
+            let is_local = is_local(&dir, &source.dir)?;
+            lag.source |= !is_local;
             from_dfuse |= mounts.has_dfuse(as_path(&source.dir));
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
-            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
+            sources.push(NodeSource { dir: Arc::new(dir), dev, is_local, file_system: source.file_system });
         }
         let destination = open(&job.destination)?;
         if !job.policy.dry_run {
@@ -120,6 +123,16 @@ impl Node {
     /// The open roots of the sources, by their numbers.
     pub fn source_dirs(&self) -> Vec<Arc<OwnedFd>> {
         self.sources.iter().map(|source| Arc::clone(&source.dir)).collect()
+    }
+
+    /// The metadata of an open file of a source, on the device `dev`, as its file system has them now. fstat(2) gives them on
+    /// a local file system, and costs less than statx(2).
+    ///
+    /// # Errors
+    /// Those of fstat(2) and statx(2).
+    pub(super) fn meta_now(&self, file: BorrowedFd<'_>, dev: u64) -> Result<Meta, Errno> {
+        let is_local = self.sources.iter().any(|source| source.is_local && source.dev == dev);
+        if is_local { Meta::of(file) } else { Meta::of_now(file) }
     }
 
     /// The destination's root.
