@@ -118,10 +118,7 @@ mod tests {
         result: TaskResult,
         ended: Stats,
     ) -> Result<(), CoordinatorError> {
-        let (results, failures) = (vec![result], Vec::new());
-        let private = Vec::new();
-        let report = Report { id, results, bytes_moved: 1, ended, full: false, halting: None, failures, private };
-        coordinator.report(0, &report)
+        coordinator.report(0, &Report { id, results: vec![result], ended, ..Report::default() })
     }
 
     const WRONG: Result<(), CoordinatorError> = Err(CoordinatorError::WrongResult { rank: 0, id: 0 });

@@ -47,7 +47,7 @@ pub(super) struct Links {
 }
 
 struct Group {
-    /// Of the file: its size, and when it was written.
+    /// Size and modification time of the file: another file may get the same inode number during the job.
     version: (u64, Timestamp),
     /// The name that the others are linked to, once it is there.
     owner: Option<Owner>,
@@ -56,7 +56,7 @@ struct Group {
     unseen: u64,
 }
 
-/// A name that was copied. Its directory may have ended. There may be a million whose other names are far off: packed.
+/// A name that was copied. Its directory may have ended. It is packed, because a million may wait for their other names.
 struct Owner {
     dir: DirPath,
     /// The facts in postcard's encoding, then the name.

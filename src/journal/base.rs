@@ -8,7 +8,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +16,7 @@ use super::merge::{Merged, Stream};
 use super::reader::{self, Groups, Trouble};
 use super::writer::write_group;
 use super::{Encoded, GROUP_HEADER_LEN, HEADER_LEN, Header, Item, PREFIX};
-use crate::sys::{Reading, close, create_new, list, open_dir_at, open_read, remove_file, rename, sync_dir};
+use crate::sys::{Reading, close, create_new, names_in, open_read, remove_file, rename, sync_dir};
 use crate::types::{Outcome, Partial, Record, RelPath, Unkept, escaped};
 
 const NAME: &[u8] = b"base";
@@ -338,17 +337,6 @@ pub(super) fn first_of<T>(sorted: &[T], hash: u64, hash_of: impl Fn(&T) -> u64) 
     low + sorted[low..high].partition_point(|slot| hash_of(slot) < hash)
 }
 
-/// Names in the state directory.
-fn names(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| {
-        names.push(entry.name.to_vec());
-        ControlFlow::Continue(())
-    })?;
-    names.sort();
-    Ok(names)
-}
-
 fn is_journal(name: &[u8]) -> bool {
     name.starts_with(PREFIX.as_bytes()) && !is_left_behind(name)
 }
@@ -368,7 +356,7 @@ pub fn is_own_name(name: &[u8]) -> bool {
 /// # Errors
 /// The directory cannot be listed.
 pub fn jobs_in(dir: &OwnedFd) -> io::Result<BTreeSet<u64>> {
-    let names = names(dir)?;
+    let names = names_in(dir.as_fd())?;
     let headers = names.iter().filter(|name| is_own_name(name)).filter_map(|name| {
         let mut header = [0; HEADER_LEN];
         let file = File::from(open_read(dir.as_fd(), name, Reading::default()).ok()?);
@@ -383,7 +371,7 @@ pub fn jobs_in(dir: &OwnedFd) -> io::Result<BTreeSet<u64>> {
 /// # Errors
 /// A name, and why it cannot be removed.
 pub fn remove_journals(dir: &OwnedFd, and_base: bool) -> Result<(), LoadError> {
-    let all = names(dir).map_err(|err| LoadError::Io(".".into(), err))?;
+    let all = names_in(dir.as_fd()).map_err(|err| LoadError::Io(".".into(), err.into()))?;
     let old = all.iter().filter(|name| is_journal(name) || is_left_behind(name) || (and_base && *name == NAME));
     for name in old {
         remove_file(dir.as_fd(), name).map_err(|err| LoadError::Io(escaped(name), err.into()))?;
@@ -399,7 +387,7 @@ pub fn load(dir: &OwnedFd, job_id: u64) -> Result<Loaded, LoadError> {
     let mut notes = Vec::new();
     let mut base = None;
     let mut journals = Vec::new();
-    for name in names(dir).map_err(|err| LoadError::Io(".".into(), err))? {
+    for name in names_in(dir.as_fd()).map_err(|err| LoadError::Io(".".into(), err.into()))? {
         let shown = escaped(&name);
         let failed = |err: io::Error| LoadError::Io(escaped(&name), err);
         if is_left_behind(&name) {

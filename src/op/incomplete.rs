@@ -34,10 +34,10 @@ pub(super) struct Given<'a> {
     pub(super) meta: &'a Meta,
 }
 
-/// What follows for the sources.
+/// The result for all sources.
 #[derive(Default)]
 pub(super) struct Judged {
-    /// One a source.
+    /// One item for each source.
     pub(super) leftovers: Vec<Leftovers>,
     /// To be said before the copy.
     pub(super) notes: Vec<String>,
@@ -81,7 +81,7 @@ pub(super) fn judge<'a>(sources: impl Iterator<Item = Given<'a>>, wanted: bool) 
     Ok(judged)
 }
 
-/// What the state directory in a directory says; `None` where the directory is no copy.
+/// Reads the state directory in a directory; `None` if the directory is not a copy.
 fn look(dir: &Path) -> Option<Standing> {
     let standing = match reach_root(dir) {
         Ok(root) => standing(root.as_fd()),
@@ -91,14 +91,14 @@ fn look(dir: &Path) -> Option<Standing> {
     Some(standing).filter(|standing| !matches!(standing, Standing::NoCopy))
 }
 
-/// Whether a source was made by a run of pcopy that had not come to its end, and has no state of its own that tells.
+/// Whether a source is the root of an unfinished copy whose state is elsewhere: by its mode and owner.
 fn is_unfinished(source: &Given<'_>, seen: &HashMap<PathBuf, Option<Standing>>) -> bool {
     let has_state = seen.get(source.dir).is_some_and(Option::is_some);
     !has_state && source.meta.kind == Some(Kind::Dir) && is_owner(source.meta) && mode_before(source.meta).is_none()
 }
 
 impl Standing {
-    /// Whether what is `below` the copy's root, by the first name on the way, is a part of the copy.
+    /// Whether the entry `below` in the copy's root (`None`: the root itself) is a part of the copy.
     fn has(&self, below: Option<&[u8]>) -> bool {
         let Some(name) = below else { return true };
         if name == state::DIR_NAME {
@@ -129,7 +129,7 @@ impl Copy<'_> {
         self.source.single.is_none() && self.source.dir == self.root
     }
 
-    /// What is said of it, if the source is copied.
+    /// The note for the user if the source is copied.
     fn note(&self) -> Option<String> {
         let root = shown(self.root);
         match self.found {

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Limit {
     dir: Option<OwnedFd>,
-    /// Whose file it is.
+    /// The user as whom the file is read (`--uid`).
     reads_as: RunAs,
     /// Of the command line, in bytes a second.
     given: Option<u64>,

@@ -1,5 +1,5 @@
-//! Where pcopy keeps what is its own, the state directory and the manifest: that it may be there, that nothing is in the
-//! way, and that it is known which copy it is of. All of it before anything is written.
+//! Checks the places of pcopy's own files (state directory and manifest) before anything is written: they are outside of the
+//! trees, nothing is in the way, and the copy that they belong to is known.
 
 use std::fmt::Display;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::types::Kind;
 
 const START_OVER: &str = "which copy it is of cannot be told: start over with --restart, or name another destination";
 
-/// What pcopy does with a name in its state directory; `None` for what is not its own.
+/// What pcopy does with a name in its state directory; `None` for a name that is not its own.
 fn need(name: &[u8]) -> Option<Need> {
     if name == limit::FILE_NAME.as_bytes() {
         return Some(Need::Read);
@@ -36,10 +36,10 @@ fn need(name: &[u8]) -> Option<Need> {
     (is_own || is_manifest).then_some(Need::Change)
 }
 
-/// Whether the destination can be written to, and the state directory be used.
+/// Checks that the destination can be written to and the state directory can be used.
 ///
 /// # Errors
-/// What is in the way, and the way out.
+/// Says what is in the way, and what to do.
 pub(super) fn check(plan: &Plan, config: &Config) -> Result<(), Refusal> {
     let dir = if plan.root_exists { Some(plan.root.as_path()) } else { plan.root.parent() };
     let dir = dir.unwrap_or(Path::new("/"));
@@ -101,7 +101,7 @@ fn has_journals(names: &[Vec<u8>]) -> bool {
     names.iter().any(|name| journal::is_own_name(name))
 }
 
-/// Whether the marker of a job can be made in the copy's root.
+/// Checks that the marker of a job can be made in the copy's root.
 fn check_marker(plan: &Plan, job_id: u64) -> Result<(), Refusal> {
     if !plan.root_exists {
         return Ok(());
@@ -162,10 +162,10 @@ fn unclear<T>(path: &Path, what: impl Display, root: &Path, source: &SourceName)
     refuse(path, format_args!("{what}: which copy {root} is cannot be told: {ways}"))
 }
 
-/// Where the user wants the manifest.
+/// The path of the manifest that `--manifest` names.
 ///
 /// # Errors
-/// What is in the way, and the way out.
+/// Says what is in the way, and what to do.
 pub(super) fn manifest_path(config: &Config, plan: &Plan) -> Result<Option<PathBuf>, Refusal> {
     let Some(wanted) = &config.manifest else {
         return Ok(None);
@@ -213,7 +213,7 @@ fn is_manifest(dir: &OwnedFd, name: &[u8], may_be_empty: bool) -> bool {
     read.is_ok() && (start == START || (may_be_empty && start.is_empty()))
 }
 
-/// What pcopy writes for itself is neither copied nor a part of the copy.
+/// Checks that a file of pcopy's own is neither in a source nor in the copy.
 fn check_outside(path: &Path, option: &str, plan: &Plan) -> Result<(), Refusal> {
     let in_source = plan.sources.iter().any(|source| match &source.single {
         None => path.starts_with(name_of(&source.dir)),

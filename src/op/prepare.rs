@@ -337,8 +337,8 @@ impl Prepared {
         state.lock.release().map_err(|err| ("lock".into(), err.into()))
     }
 
-    /// Removes the private directory in the copy's root. The root of a copy of single files is not finished as a directory
-    /// of the copy is, which removes the others. One that still holds the half of a large file is not empty and stays.
+    /// Removes the private directory in the copy's root, if a source is a single entry: then no task finishes the root, which
+    /// would remove it. A private directory that holds an unfinished large file is not empty and stays.
     fn remove_private_dir(&self, job: &Job) {
         let has_single = job.sources.iter().any(|source| source.single.is_some());
         if let Some(root) = self.root.as_ref().filter(|_| has_single) {

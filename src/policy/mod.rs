@@ -38,20 +38,20 @@ pub struct Policy {
     pub run_as: RunAs,
 }
 
-/// What becomes of the temporary files that runs of pcopy have left in a source.
+/// Which temporary files of pcopy in a source are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leftovers {
     /// They are entries like others: nobody has said that the source is an incomplete copy.
     #[default]
     Copied,
-    /// Those of these jobs are left out.
+    /// Temporary files of these jobs are left out.
     OfJobs(Vec<u64>),
-    /// Those of every job are left out: the number of the source's own is not known.
+    /// Temporary files of every job are left out: the job that made the source is not known.
     LeftOut,
 }
 
 impl Leftovers {
-    /// Whether what a job has left is left out.
+    /// Whether temporary files of this job are left out.
     pub fn leaves_out(&self, job_id: u64) -> bool {
         match self {
             Self::Copied => false,

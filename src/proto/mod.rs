@@ -412,7 +412,7 @@ pub struct DirBefore {
 }
 
 /// Tasks are done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Of the [`Message::Work`].
     pub id: u64,

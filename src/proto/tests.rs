@@ -338,19 +338,7 @@ fn work(task: Task) -> Message {
 }
 
 fn report(result: TaskResult) -> Message {
-    let (results, failures) = (vec![result], Vec::new());
-    let ended = Stats::default();
-    let private = Vec::new();
-    Message::Report(Box::new(Report {
-        id: 1,
-        results,
-        bytes_moved: 0,
-        ended,
-        full: false,
-        halting: None,
-        failures,
-        private,
-    }))
+    Message::Report(Box::new(Report { results: vec![result], ..Report::default() }))
 }
 
 /// A job of one source, a directory that becomes the copy's `in`, or the single entry of that name.
@@ -475,19 +463,8 @@ fn a_message_that_cannot_be_right_is_refused_when_it_is_decoded() {
 
 #[test]
 fn a_list_is_no_longer_than_any_that_is_sent() {
-    let ended = |count| {
-        let (results, failures, ended) = (vec![TaskResult::Ended; count], Vec::new(), Stats::default());
-        Message::Report(Box::new(Report {
-            id: 1,
-            results,
-            bytes_moved: 0,
-            ended,
-            full: false,
-            halting: None,
-            failures,
-            private: Vec::new(),
-        }))
-    };
+    let ended =
+        |count| Message::Report(Box::new(Report { results: vec![TaskResult::Ended; count], ..Report::default() }));
     let unlinkable = Returned::Unlinkable { path: RelPath::root().join(b"f"), kind: Kind::File };
     let returned = |count| report(TaskResult::Returned(vec![unlinkable.clone(); count]));
     let confirmed = |count| report(TaskResult::Dirs { confirmed: vec![0; count] });

@@ -1,4 +1,4 @@
-//! What the state directory of a copy says of it to who wants to read the copy: whether it is complete.
+//! Reads from the state directory of a copy whether the copy is complete.
 //!
 //! | found | the copy |
 //! |---|---|
@@ -29,14 +29,14 @@ const MAX_TRAILER_LEN: u64 = 4096;
 /// Bytes of a job file that are read; of somebody else's a sixteenth, since it may be made to take many times as much memory.
 const MAX_JOB_LEN: u64 = 16 << 20;
 
-/// What is known of a directory as a copy.
+/// The state of a directory as a copy.
 #[derive(Clone, Debug)]
 pub enum Standing {
     /// It has no state directory.
     NoCopy,
     /// Its state cannot be read: it is somebody else's.
     Unreadable(Errno),
-    /// So many entries of it failed, where its manifest is at hand.
+    /// The copy is complete. `failed` entries of it failed, by the manifest; 0 without a manifest.
     Complete {
         failed: u64,
     },
@@ -46,42 +46,42 @@ pub enum Standing {
 /// A copy that is not complete.
 #[derive(Clone, Debug)]
 pub struct Unfinished {
-    /// `None` where the job file is not written yet, or of no use.
+    /// `None` if there is no job file yet, or it cannot be read.
     pub job: Option<JobFile>,
-    /// Who makes it right now, as far as this node can tell.
+    /// The run that holds the lock now; `None` if there is no lock, or its process is known to be dead.
     pub holder: Option<Holder>,
-    /// The state directory is of root or of who runs pcopy, and nobody else can write to it: what it says is true.
+    /// Only root or the user who runs pcopy can have written the state directory: its content is true.
     pub is_trusted: bool,
-    /// Who owns the state directory.
+    /// The owner of the state directory.
     pub uid: u32,
 }
 
-/// Whether an entry belongs to root or to who runs pcopy.
+/// Whether an entry belongs to root or to the user who runs pcopy.
 pub fn is_owner(entry: &Meta) -> bool {
     [0, geteuid().as_raw()].contains(&entry.uid)
 }
 
-/// Whether nobody but root and who runs pcopy can have written what is in a directory.
+/// Whether only root and the user who runs pcopy can write to a directory: its content is theirs.
 pub fn is_trusted(dir: &Meta) -> bool {
     is_owner(dir) && dir.mode & 0o022 == 0
 }
 
-/// What the state directory in a directory says of it.
+/// Reads the state directory in a directory.
 pub fn standing(root: BorrowedFd<'_>) -> Standing {
     let opened = Meta::at(root, DIR_NAME).and_then(|meta| match meta.kind {
         Some(Kind::Dir) => open_dir_at(root, DIR_NAME, Reading::default()),
-        // a source may have a file of that name
+        // A source may have a file of that name.
         _ => Err(Errno::ENOENT),
     });
     match opened {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Standing::NoCopy,
         Err(err) => Standing::Unreadable(err),
-        // what is mounted there, by a user maybe, says nothing of the copy
+        // A file system that is mounted there, maybe by a user, is not the copy's state.
         Ok(dir) => standing_of(&dir, Meta::of(root).ok().map(|root| root.dev)),
     }
 }
 
-/// What a state directory says of the copy that it is in.
+/// Reads a state directory that is open.
 pub fn standing_of_state(dir: BorrowedFd<'_>) -> Standing {
     match open_dir_at(dir, b".", Reading::default()) {
         Ok(dir) => standing_of(&dir, None),
@@ -100,7 +100,7 @@ fn standing_of(dir: &OwnedFd, dev: Option<u64>) -> Standing {
         Err(err) => return Standing::Unreadable(err),
         Ok(meta) => meta.kind == Some(Kind::File),
     };
-    // what cannot be read, or makes no sense, is as if it was not there
+    // A job file that cannot be read counts as missing.
     let max_len = if is_trusted { MAX_JOB_LEN } else { MAX_JOB_LEN / 16 };
     let job = JobFile::read_up_to(dir, max_len).ok().flatten();
     let holder = match obstacle(dir.as_fd(), lock::NAME, Need::Read) {

@@ -230,8 +230,8 @@ impl Lock {
     }
 }
 
-/// Who holds the lock of a state directory that may be anybody's, as far as can be told without waiting for a sign of life:
-/// `None` where there is no lock, or its run is known to be dead.
+/// The holder of the lock in a state directory of any owner. `None` if there is no lock, or its process is known to be dead. A
+/// holder on another host counts as alive: this function does not wait for a sign of life.
 ///
 /// # Errors
 /// It cannot be read. One that says nothing is `EAGAIN`: it is being written, or a crash cut it off.

@@ -1,25 +1,24 @@
-//! What stands under a name that pcopy needs for a file of its own: told before anything is copied, and never opened.
+//! Finds entries under names that pcopy needs for files of its own, before anything is copied. The entries are never opened.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys::{Errno, Fixed, Meta, Reading, fixed, list, open_dir_at};
+use crate::sys::{Errno, Fixed, Meta, fixed, names_in};
 use crate::types::Kind;
 
-/// What pcopy does with a file.
+/// What pcopy does with a file of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// It is only read.
+    /// pcopy only reads it.
     Read,
-    /// It is written, replaced or removed.
+    /// pcopy writes, replaces or removes it.
     Change,
 }
 
 /// Why a name cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// It is no regular file.
+    /// The entry is not a regular file.
     Kind(Option<Kind>),
     Fixed(Fixed),
 }
@@ -38,7 +37,7 @@ pub fn kind_name(kind: Option<Kind>) -> &'static str {
 }
 
 impl fmt::Display for Obstacle {
-    /// What it is, and the way out.
+    /// Says what the obstacle is, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(Fixed::Immutable) => f.write_str("cannot be changed (chattr +i): chattr -i it"),
@@ -52,7 +51,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// What is in the way under a name; `None` also where the name is free.
+/// The obstacle under a name. `None` if the name is free, or a file that can be used.
 ///
 /// # Errors
 /// Those of fstatat(2), and of [`fixed`].
@@ -78,13 +77,8 @@ pub type Survey = (Vec<Vec<u8>>, Option<(Vec<u8>, Obstacle)>);
 /// # Errors
 /// Those of listing it, and of [`obstacle`].
 pub fn survey(dir: &OwnedFd, need: impl Fn(&[u8]) -> Option<Need>) -> Result<Survey, Errno> {
-    let mut names = Vec::new();
-    list(open_dir_at(dir.as_fd(), b".", Reading::default())?, |entry| {
-        names.push(entry.name.to_vec());
-        ControlFlow::Continue(())
-    })?;
-    names.sort();
-    // that it is a mount point is no harm
+    let names = names_in(dir.as_fd())?;
+    // The state directory itself may be a mount point.
     if let Some(fixed @ (Fixed::Immutable | Fixed::AppendOnly)) = fixed(dir.as_fd(), b".")? {
         return Ok((names, Some((b".".to_vec(), Obstacle::Fixed(fixed)))));
     }

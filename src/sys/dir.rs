@@ -278,17 +278,31 @@ pub fn list(dir: OwnedFd, mut each: impl FnMut(Listed<'_>) -> ControlFlow<()>) -
     }
 }
 
-/// Fills a buffer with the next entries; how many bytes, 0 at the end.
+/// The names in a directory, sorted, without `.` and `..`.
 ///
-/// Not by readdir(3): it takes `ENOENT` for the end of a directory that was removed, and so one failed call for the end of
-/// one that was not.
+/// # Errors
+/// Those of open(2) and getdents64(2).
+pub fn names_in(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    list(open_dir_at(dir, b".", Reading::default())?, |entry| {
+        names.push(entry.name.to_vec());
+        ControlFlow::Continue(())
+    })?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Fills a buffer with the next entries. Returns the number of bytes, 0 at the end.
+///
+/// readdir(3) is not used: it reports `ENOENT` as the end of the directory, so that one failed call would hide the remaining
+/// names.
 fn read_entries(dir: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the descriptor is open, and the kernel writes at most as many bytes as there are.
     let filled = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), into.as_mut_ptr(), into.len()) };
     Errno::result(filled).map(|filled| usize::try_from(filled).unwrap_or(0))
 }
 
-/// The first entry of what the kernel has written, and what follows it: inode (8 bytes), offset (8), length of the whole (2),
+/// Splits the first entry off the kernel's records. An entry is: inode (8 bytes), offset (8), length of the whole (2),
 /// type (1), name, NUL. `None` for anything else.
 fn split_entry(records: &[u8]) -> Option<(Listed<'_>, &[u8])> {
     const NAME_AT: usize = 19;

@@ -318,7 +318,7 @@ pub fn hold(dir: BorrowedFd<'_>, name: &[u8], follow: bool) -> Result<OwnedFd, E
     openat(dir, name, OFlag::O_PATH | OFlag::O_CLOEXEC | follow, Mode::empty())
 }
 
-/// Whether what is held can be reached by [`path_of`]: there is a /proc.
+/// Whether /proc is there, by which [`path_of`] reaches entries that are held.
 pub fn reaches_held() -> bool {
     stat("/proc/self/fd").is_ok()
 }

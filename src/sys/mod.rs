@@ -24,8 +24,8 @@ mod xattr;
 
 pub use buffer::Buffer;
 pub use dir::{
-    DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, make_private_dir, mode_before, open_dir_at,
-    open_root, reach_root, remove_dir, strip_dir_acls,
+    DirCache, DirThere, Listed, UNFINISHED_DIR_MODE, list, make_dir, make_private_dir, mode_before, names_in,
+    open_dir_at, open_root, reach_root, remove_dir, strip_dir_acls,
 };
 pub use file::{
     End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, is_on_server, lock_file, move_entry,

@@ -40,7 +40,7 @@ pub struct Node {
     guard: Arc<Guard>,
     /// By the devices of the destination that were tried.
     link_calls: Mutex<HashMap<u64, LinkCalls>>,
-    /// Devices and types of the sources' entries whose attributes could be listed.
+    /// Device and type of source entries whose attributes could be listed.
     have_xattrs: RwLock<HashSet<(u64, Option<Kind>)>>,
     /// Devices of sources whose blocks the destination cannot share.
     unshared: Mutex<HashSet<u64>>,
@@ -59,7 +59,7 @@ enum SyncedBy {
 pub(super) struct NodeSource {
     pub(super) dir: Arc<OwnedFd>,
     dev: u64,
-    /// Only this node changes it: the kernel's metadata are the file system's.
+    /// A local file system: the kernel's cached metadata are current.
     is_local: bool,
     file_system: u64,
 }
@@ -125,8 +125,8 @@ impl Node {
         self.sources.iter().map(|source| Arc::clone(&source.dir)).collect()
     }
 
-    /// The metadata of an open file of a source, on the device `dev`, as its file system has them now. fstat(2) gives them on
-    /// a local file system, and costs less than statx(2).
+    /// The current metadata of an open file of a source on the device `dev`. On a local file system fstat(2) gives them, which
+    /// costs less than statx(2).
     ///
     /// # Errors
     /// Those of fstat(2) and statx(2).
@@ -194,7 +194,8 @@ impl Node {
         self.link_calls.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, found);
     }
 
-    /// Whether attributes of such an entry of a source are lost: they could not be listed, and those of another one could.
+    /// Whether the attributes of a source entry of this device and type are lost: they could not be listed, and those of
+    /// another such entry could.
     pub(super) fn loses_xattrs(&self, such: (u64, Option<Kind>), were_listed: bool) -> bool {
         let have = self.have_xattrs.read().unwrap_or_else(PoisonError::into_inner).contains(&such);
         if were_listed && !have {

@@ -91,7 +91,7 @@ impl Failure {
         self.verdict() == Verdict::Again
     }
 
-    /// What follows, by the table.
+    /// The consequence, by the table.
     pub fn verdict(&self) -> Verdict {
         Call::OnEntry.verdict(self.side, Errno::from_raw(self.errno))
     }

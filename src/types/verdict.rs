@@ -1,5 +1,6 @@
-//! What follows from a call that failed: one table for every call on a tree and in the state directory, whatever the entry,
-//! the copy's top included. docs/errors.md is the same for administrators; `tests/it/outcomes.rs` lets each call fail.
+//! The consequence of a failed call: one table for all calls on a tree and in the state directory, on every kind of entry
+//! and on the copy's top directory. docs/errors.md says the same to administrators. `tests/it/outcomes.rs` lets each call
+//! fail.
 //!
 //! Lustre, GPFS, BeeGFS, CephFS, GlusterFS and overlayfs answer as local file systems do; what a FUSE server does not
 //! implement the kernel answers with `ENOSYS` or `EOPNOTSUPP`.
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 
 use super::Side;
 
-/// A call, as far as the table tells it from others.
+/// The calls that the table distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     ListXattr,
@@ -32,159 +33,149 @@ pub enum Call {
     Statx,
     /// Sharing the source's blocks, ioctl(2) `FICLONERANGE`.
     Clone,
-    /// Any other call on an entry, and what the others are where their errno means an error.
+    /// Any other call on an entry. Failures of all calls on entries are judged by it once they are errors ([`Failure`]).
+    ///
+    /// [`Failure`]: super::Failure
     OnEntry,
-    /// Any call on the job's own files: state directory, journal, manifest; and what makes the whole copy durable.
+    /// Any call on the job's own files (state directory, journal, manifest), and calls that make the whole copy durable.
     OnRecord,
 }
 
-/// What follows.
+/// The consequence of a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// No error: what was asked for, or was to be removed, is not there.
+    /// No error: the attribute that was read or removed does not exist.
     Absent,
-    /// No error: this file system cannot do it, or cannot hold this value. Another way is taken; where there is none, it is
-    /// counted as not kept.
+    /// No error: the file system cannot do it, or cannot hold this value. The caller takes another way; if there is none, the
+    /// loss is counted as not kept.
     Unsupported,
-    /// The same: this user may not do it here.
+    /// As [`Self::Unsupported`]: this user may not do it here.
     NotPermitted,
-    /// It may pass by itself: tried again, then as [`Self::Entry`].
+    /// The failure may pass by itself. The operation is tried again; when the attempts are used up, the entry fails.
     Again,
     /// The entry fails, and the job goes on.
     Entry,
-    /// It is nothing of one entry: the job stops, and the same command goes on.
+    /// The whole job is affected: it stops, and the same command goes on with it.
     Halt(Halt),
     /// The job ends at once.
     Broken,
 }
 
-/// What has to be seen to before a job can go on.
+/// What an administrator has to mend before the job can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Halt {
     NoSpace,
     FileSystemGone,
 }
 
-/// These errnos of these calls mean this; `side` is where it matters.
+/// The calls of a row.
+#[derive(Clone, Copy, Debug)]
+enum Calls {
+    These(&'static [Call]),
+    /// All calls that a file system need not have: all but [`Call::OnEntry`] and [`Call::OnRecord`].
+    Optional,
+    /// All calls on entries: all but [`Call::OnRecord`].
+    OnEntries,
+    All,
+}
+
+impl Calls {
+    fn has(self, call: Call) -> bool {
+        match self {
+            Self::These(calls) => calls.contains(&call),
+            Self::Optional => !matches!(call, Call::OnEntry | Call::OnRecord),
+            Self::OnEntries => call != Call::OnRecord,
+            Self::All => true,
+        }
+    }
+}
+
+/// One rule: these errnos of these calls have this verdict. A rule with a `side` is of that side alone.
 struct Row {
-    calls: &'static [Call],
+    calls: Calls,
     side: Option<Side>,
     errnos: &'static [Errno],
     verdict: Verdict,
 }
 
-const fn row(calls: &'static [Call], side: Option<Side>, errnos: &'static [Errno], verdict: Verdict) -> Row {
+const fn of(calls: &'static [Call], errnos: &'static [Errno], verdict: Verdict) -> Row {
+    Row { calls: Calls::These(calls), side: None, errnos, verdict }
+}
+
+const fn row(calls: Calls, side: Option<Side>, errnos: &'static [Errno], verdict: Verdict) -> Row {
     Row { calls, side, errnos, verdict }
 }
 
-/// The first row that fits counts. What none fits is [`Verdict::Entry`], of the job's own files [`Verdict::Broken`].
+/// The first row that fits decides. If none fits: [`Verdict::Entry`], for the job's own files [`Verdict::Broken`].
 const TABLE: &[Row] = {
     use Call::{
-        Chmod, Chown, Clone, GetXattr, Link, ListXattr, Lock, Mknod, OnEntry, OnRecord, OpenNoAtime, RemoveXattr,
-        RenameFlags, SeekHoles, SetXattr, Statx, SyncDir, Utimens,
+        Chmod, Chown, Clone, GetXattr, Link, Lock, Mknod, OnRecord, OpenNoAtime, RemoveXattr, RenameFlags, SeekHoles,
+        SetXattr, SyncDir, Utimens,
     };
+    use Calls::{All, OnEntries, Optional};
     use Verdict::{Absent, Again, NotPermitted, Unsupported};
-    const OPTIONAL: &[Call] = &[
-        ListXattr,
-        GetXattr,
-        SetXattr,
-        RemoveXattr,
-        Chown,
-        Chmod,
-        Utimens,
-        Mknod,
-        Link,
-        SyncDir,
-        RenameFlags,
-        Lock,
-        SeekHoles,
-        OpenNoAtime,
-        Statx,
-        Clone,
-    ];
-    const ON_ENTRY: &[Call] = &[
-        ListXattr,
-        GetXattr,
-        SetXattr,
-        RemoveXattr,
-        Chown,
-        Chmod,
-        Utimens,
-        Mknod,
-        Link,
-        SyncDir,
-        RenameFlags,
-        Lock,
-        SeekHoles,
-        OpenNoAtime,
-        Statx,
-        Clone,
-        OnEntry,
-    ];
     const NO_SPACE: Verdict = Verdict::Halt(Halt::NoSpace);
     const GONE: Verdict = Verdict::Halt(Halt::FileSystemGone);
     const DEST: Option<Side> = Some(Side::Destination);
     &[
-        row(OPTIONAL, None, &[Errno::EOPNOTSUPP, Errno::ENOSYS], Unsupported),
-        row(&[GetXattr, RemoveXattr], None, &[Errno::ENODATA], Absent),
+        row(Optional, None, &[Errno::EOPNOTSUPP, Errno::ENOSYS], Unsupported),
+        of(&[GetXattr, RemoveXattr], &[Errno::ENODATA], Absent),
         // dfuse (DAOS 2.4 to 2.8)
-        row(&[RemoveXattr], None, &[Errno::ENOENT], Absent),
+        of(&[RemoveXattr], &[Errno::ENOENT], Absent),
         // ACLs on ramfs, vfat, FUSE without attributes
-        row(&[GetXattr, RemoveXattr], None, &[Errno::EINVAL], Unsupported),
+        of(&[GetXattr, RemoveXattr], &[Errno::EINVAL], Unsupported),
         // DAOS (long names, user.daos), btrfs properties, CIFS
-        row(&[SetXattr], None, &[Errno::EINVAL], Unsupported),
+        of(&[SetXattr], &[Errno::EINVAL], Unsupported),
         // ext4 (one block), NFSv4.2, NTFS, XFS
-        row(&[SetXattr], None, &[Errno::E2BIG, Errno::ERANGE, Errno::ENOSPC], Unsupported),
+        of(&[SetXattr], &[Errno::E2BIG, Errno::ERANGE, Errno::ENOSPC], Unsupported),
         // security.* and trusted.* for an ordinary user, SELinux; NFS with root squash
-        row(&[SetXattr, RemoveXattr], None, &[Errno::EPERM, Errno::EACCES], NotPermitted),
+        of(&[SetXattr, RemoveXattr], &[Errno::EPERM, Errno::EACCES], NotPermitted),
         // an ordinary user; vfat, exFAT, NTFS; NFS with root squash; SMB, sshfs
-        row(&[Chown, Chmod, Utimens], None, &[Errno::EPERM, Errno::EACCES], NotPermitted),
+        of(&[Chown, Chmod, Utimens], &[Errno::EPERM, Errno::EACCES], NotPermitted),
         // ids that a user namespace or an id map lacks; some of the bits only; times that a server cannot hold (NFSv3)
-        row(&[Chown, Chmod, Utimens], None, &[Errno::EINVAL], Unsupported),
+        of(&[Chown, Chmod, Utimens], &[Errno::EINVAL], Unsupported),
         // an ordinary user's devices; vfat, exFAT; rclone
-        row(&[Mknod], None, &[Errno::EPERM], NotPermitted),
+        of(&[Mknod], &[Errno::EPERM], NotPermitted),
         // dfuse (DAOS 2.4 to 2.8), s3fs
-        row(&[Mknod], None, &[Errno::EINVAL], Unsupported),
+        of(&[Mknod], &[Errno::EINVAL], Unsupported),
         // vfat, exFAT, dfuse, s3fs; ext4 (65,000 links), btrfs (one directory), NFS servers; project quotas, mergerfs
-        row(&[Link], None, &[Errno::EPERM, Errno::EMLINK, Errno::EXDEV], Unsupported),
+        of(&[Link], &[Errno::EPERM, Errno::EMLINK, Errno::EXDEV], Unsupported),
         // CIFS, some FUSE file systems: they keep names on their own
-        row(&[SyncDir], None, &[Errno::EINVAL, Errno::EBADF], Unsupported),
+        of(&[SyncDir], &[Errno::EINVAL, Errno::EBADF], Unsupported),
         // NFS, most of FUSE, old kernels; file systems before it was there
-        row(&[RenameFlags, SeekHoles], None, &[Errno::EINVAL], Unsupported),
+        of(&[RenameFlags, SeekHoles], &[Errno::EINVAL], Unsupported),
         // NFS without a lock daemon, Lustre without `-o flock`
-        row(&[Lock], None, &[Errno::ENOLCK, Errno::EINVAL], Unsupported),
+        of(&[Lock], &[Errno::ENOLCK, Errno::EINVAL], Unsupported),
         // for the owner and root only
-        row(&[OpenNoAtime], None, &[Errno::EPERM], NotPermitted),
+        of(&[OpenNoAtime], &[Errno::EPERM], NotPermitted),
         // two file systems, or one without shared blocks
-        row(&[Clone], None, &[Errno::EXDEV, Errno::ENOTTY], Unsupported),
+        of(&[Clone], &[Errno::EXDEV, Errno::ENOTTY], Unsupported),
         // nothing more can be copied before somebody has made space, or mounted the file system again
-        row(ON_ENTRY, DEST, &[Errno::ENOSPC, Errno::EDQUOT], NO_SPACE),
-        row(&[OnRecord], None, &[Errno::ENOSPC, Errno::EDQUOT], NO_SPACE),
-        row(&[OnRecord], None, &[Errno::EROFS], GONE),
-        row(&[], None, &[Errno::ENOTCONN, Errno::ESHUTDOWN, Errno::ECONNABORTED], GONE),
+        row(OnEntries, DEST, &[Errno::ENOSPC, Errno::EDQUOT], NO_SPACE),
+        of(&[OnRecord], &[Errno::ENOSPC, Errno::EDQUOT], NO_SPACE),
+        of(&[OnRecord], &[Errno::EROFS], GONE),
+        row(All, None, &[Errno::ENOTCONN, Errno::ESHUTDOWN, Errno::ECONNABORTED], GONE),
         // another node's cache that does not know a new name yet
-        row(ON_ENTRY, DEST, &[Errno::ENOENT], Again),
+        row(OnEntries, DEST, &[Errno::ENOENT], Again),
         // a server that restarts; a signal
-        row(ON_ENTRY, None, &[Errno::EIO, Errno::ESTALE, Errno::ETIMEDOUT, Errno::EAGAIN, Errno::EINTR], Again),
+        row(OnEntries, None, &[Errno::EIO, Errno::ESTALE, Errno::ETIMEDOUT, Errno::EAGAIN, Errno::EINTR], Again),
     ]
 };
 
 impl Row {
     fn fits(&self, call: Call, side: Side, errno: Errno) -> bool {
-        // no call stands for all
-        let call_fits = self.calls.is_empty() || self.calls.contains(&call);
-        call_fits && self.side.is_none_or(|of| of == side) && self.errnos.contains(&errno)
+        self.calls.has(call) && self.side.is_none_or(|of| of == side) && self.errnos.contains(&errno)
     }
 }
 
 impl Call {
-    /// What follows when this call fails on this side with this errno.
+    /// The consequence if this call fails on this side with this errno.
     pub fn verdict(self, side: Side, errno: Errno) -> Verdict {
         let other = if self == Self::OnRecord { Verdict::Broken } else { Verdict::Entry };
         TABLE.iter().find(|row| row.fits(self, side, errno)).map_or(other, |row| row.verdict)
     }
 
-    /// Whether the errno of this call is no error, on whichever side.
+    /// Whether this errno of this call is not an error. Such rows hold for both sides.
     pub fn allows(self, errno: Errno) -> bool {
         matches!(self.verdict(Side::Destination, errno), Verdict::Absent | Verdict::Unsupported | Verdict::NotPermitted)
     }
@@ -194,14 +185,35 @@ impl Call {
 mod tests {
     use super::*;
 
+    const EACH: [Call; 18] = [
+        Call::ListXattr,
+        Call::GetXattr,
+        Call::SetXattr,
+        Call::RemoveXattr,
+        Call::Chown,
+        Call::Chmod,
+        Call::Utimens,
+        Call::Mknod,
+        Call::Link,
+        Call::SyncDir,
+        Call::RenameFlags,
+        Call::Lock,
+        Call::SeekHoles,
+        Call::OpenNoAtime,
+        Call::Statx,
+        Call::Clone,
+        Call::OnEntry,
+        Call::OnRecord,
+    ];
+
     #[test]
     fn what_means_that_data_or_names_may_be_lost_is_always_an_error() {
         for row in TABLE.iter().filter(|row| matches!(row.verdict, Verdict::Unsupported | Verdict::NotPermitted)) {
             for errno in [Errno::EIO, Errno::ESTALE, Errno::EDQUOT, Errno::EROFS, Errno::ENOTCONN, Errno::ETIMEDOUT] {
                 assert!(!row.errnos.contains(&errno), "{:?} {errno}", row.calls);
             }
-            // what less than an error is said of has no side
-            assert!(row.side.is_none() && !row.calls.is_empty(), "{:?}", row.calls);
+            // `allows` does not ask for the side.
+            assert!(row.side.is_none() && !row.calls.has(Call::OnEntry), "{:?}", row.calls);
         }
         assert_eq!(Call::RemoveXattr.verdict(Side::Destination, Errno::ENOENT), Verdict::Absent);
         assert_eq!(Call::Chown.verdict(Side::Destination, Errno::ENOENT), Verdict::Again);
@@ -211,11 +223,10 @@ mod tests {
     #[test]
     fn no_row_is_hidden_by_those_above_it() {
         for (number, row) in TABLE.iter().enumerate() {
-            let calls = if row.calls.is_empty() { &[Call::OnEntry] } else { row.calls };
             let side = row.side.unwrap_or(Side::Source);
             let is_first = |call: Call, errno| TABLE.iter().position(|row| row.fits(call, side, errno)) == Some(number);
             for errno in row.errnos {
-                assert!(calls.iter().any(|call| is_first(*call, *errno)), "{:?} {errno}", row.calls);
+                assert!(EACH.iter().any(|call| is_first(*call, *errno)), "{:?} {errno}", row.calls);
             }
         }
     }

@@ -363,8 +363,7 @@ fn hello(comm: &Comm, threads: u32, syncs: bool, trouble: Option<String>) -> Hel
     Hello { host: comm.host().to_string(), threads, syncs, trouble }
 }
 
-/// Waits while there is no memory for the records of what would be done. The reports of what was done have asked for a
-/// checkpoint, which makes room.
+/// Waits while the records of this rank fill their memory. Reports before have asked for a checkpoint, which writes them.
 fn wait_for_room(recorder: &Mutex<Recorder>, halt: &AtomicBool) {
     let has_room = || recorder.lock().unwrap_or_else(PoisonError::into_inner).has_room();
     while !has_room() && !halt.load(Ordering::Relaxed) {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, chown};
+use tempfile::TempDir;
 
 use crate::support::copy::copy;
 use crate::support::fuse::{Faults, FuseMount};
@@ -39,6 +40,16 @@ fn source(src: &Path) {
         std::os::unix::fs::lchown(&at, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     tree::age(src);
+}
+
+/// A directory with a source, and a home of nobody's to copy it into.
+fn trees() -> (TempDir, PathBuf, PathBuf) {
+    let dir = temp();
+    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
+    source(&src);
+    fs::create_dir(&home).unwrap();
+    give(&home);
+    (dir, src, home)
 }
 
 /// What the kernel says of a thread: its name, and each line of its status.
@@ -97,11 +108,7 @@ fn watch(running: &mut Running, ranks: usize, until: impl Fn() -> bool) -> BTree
 #[test]
 fn every_thread_that_touches_files_acts_as_the_user_and_has_neither_groups_nor_capabilities() {
     need!(skip::root());
-    let dir = temp();
-    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
-    source(&src);
-    fs::create_dir(&home).unwrap();
-    give(&home);
+    let (_dir, src, home) = trees();
     for ranks in [1, 3] {
         let dst = home.join(format!("np{ranks}"));
         let options = ["--limit-rate=1M", "--checkpoint-interval=200ms", "-b", "64K", "-k", "64K"];
@@ -182,11 +189,7 @@ fn root_asks_neither_tree_for_anything_in_any_kind_of_run() {
 #[test]
 fn a_file_of_roots_that_the_user_has_put_in_the_place_of_a_limit_is_not_read() {
     need!(skip::root());
-    let dir = temp();
-    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
-    source(&src);
-    fs::create_dir(&home).unwrap();
-    give(&home);
+    let (_dir, src, home) = trees();
     let secret = home.join("secret");
     fs::write(&secret, "root's own words").unwrap();
     chmod(&secret, 0o600);
@@ -202,11 +205,7 @@ fn a_file_of_roots_that_the_user_has_put_in_the_place_of_a_limit_is_not_read() {
 #[test]
 fn lists_that_the_user_may_not_read_are_refused() {
     need!(skip::root());
-    let dir = temp();
-    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
-    source(&src);
-    fs::create_dir(&home).unwrap();
-    give(&home);
+    let (dir, src, home) = trees();
     let list = dir.path().join("list");
     fs::write(&list, "one\n").unwrap();
     for (mode, code) in [(0o600, 2), (0o644, 0)] {
@@ -242,11 +241,7 @@ fn tried_by_nobody(pid: i32) -> Vec<String> {
 #[test]
 fn processes_of_the_user_can_neither_signal_nor_look_into_the_ranks() {
     need!(skip::root());
-    let dir = temp();
-    let (src, home) = (dir.path().join("src"), dir.path().join("home"));
-    source(&src);
-    fs::create_dir(&home).unwrap();
-    give(&home);
+    let (_dir, src, home) = trees();
     // The tries work where they should: on a process of the user's own.
     let mut own = Command::new("sleep").arg("60").uid(NOBODY).gid(NOBODY).spawn().unwrap();
     let worked = tried_by_nobody(i32::try_from(own.id()).unwrap());

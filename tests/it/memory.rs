@@ -10,7 +10,7 @@ use crate::support::chance;
 use crate::support::launch::Job;
 use crate::support::memory::run_watched;
 use crate::support::mounts::{FileSystem, Mount};
-use crate::support::skip::need;
+use crate::support::skip::{Missing, need};
 use crate::support::tree;
 
 /// What a rank may hold, whatever the tree is: 200 MB, with all that MPI takes.
@@ -28,6 +28,13 @@ fn entries(usual: usize) -> usize {
 /// Directories in each other above them. 240 make a path of 60,240 bytes.
 fn levels() -> usize {
     chance::from_environment("PCOPY_LEVELS").map_or(240, |count| usize::try_from(count).unwrap())
+}
+
+/// Where the trees are, the source and the destination: on tmpfs, because ext4 has at most 65,000 names of a file.
+fn trees() -> Result<(Mount, PathBuf, PathBuf), Missing> {
+    let mount = Mount::new(FileSystem::Tmpfs, MOUNT_MIB)?;
+    let (src, dst) = (mount.path().join("src"), mount.path().join("dst"));
+    Ok((mount, src, dst))
 }
 
 /// A directory that is open, as a path that is short enough for any call.
@@ -61,9 +68,7 @@ fn names_and_inodes(root: &Path) -> (usize, usize) {
 #[test]
 fn names_of_one_file_below_a_long_path_take_little_memory() {
     let count = entries(1_500);
-    // ext4 has at most 65,000 names of a file
-    let mount = need!(Mount::new(FileSystem::Tmpfs, MOUNT_MIB));
-    let (src, dst) = (mount.path().join("src"), mount.path().join("dst"));
+    let (_mount, src, dst) = need!(trees());
     let end = tree::chain(&src, levels(), NAME_LEN);
     fs::write(reached(&end).join("0"), b"one file").unwrap();
     for number in 1..count {
@@ -76,8 +81,7 @@ fn names_of_one_file_below_a_long_path_take_little_memory() {
 #[test]
 fn empty_directories_below_a_long_path_take_little_memory() {
     let count = entries(3_000);
-    let mount = need!(Mount::new(FileSystem::Tmpfs, MOUNT_MIB));
-    let (src, dst) = (mount.path().join("src"), mount.path().join("dst"));
+    let (_mount, src, dst) = need!(trees());
     let end = tree::chain(&src, levels(), NAME_LEN);
     (0..count).for_each(|number| fs::create_dir(reached(&end).join(number.to_string())).unwrap());
     copy_in_little_memory(&Job::ranks(2), &src, &dst);
@@ -87,8 +91,7 @@ fn empty_directories_below_a_long_path_take_little_memory() {
 #[test]
 fn files_that_need_several_tasks_below_a_long_path_take_little_memory() {
     let count = entries(2_000);
-    let mount = need!(Mount::new(FileSystem::Tmpfs, MOUNT_MIB));
-    let (src, dst) = (mount.path().join("src"), mount.path().join("dst"));
+    let (_mount, src, dst) = need!(trees());
     let end = tree::chain(&src, levels(), NAME_LEN);
     for number in 0..count {
         let at = reached(&end).join(format!("{number:05}"));
@@ -105,8 +108,7 @@ fn files_that_need_several_tasks_below_a_long_path_take_little_memory() {
 #[test]
 fn names_of_255_bytes_take_little_memory() {
     let count = entries(20_000);
-    let mount = need!(Mount::new(FileSystem::Tmpfs, MOUNT_MIB));
-    let (src, dst) = (mount.path().join("src"), mount.path().join("dst"));
+    let (_mount, src, dst) = need!(trees());
     let name = |number: usize| format!("{number:0255}");
     for dir in ["files", "directories", "lone files"] {
         fs::create_dir_all(src.join(dir)).unwrap();

@@ -85,8 +85,7 @@ impl Job {
         });
         let results = results.collect();
         let ended = Stats { files: ended, ..Stats::default() };
-        let (failures, private) = (Vec::new(), Vec::new());
-        Report { id: work.id, results, bytes_moved: 0, ended, full: false, halting: None, failures, private }
+        Report { id: work.id, results, ended, ..Report::default() }
     }
 
     fn linked(&self, dir: &RelPath, name: &[u8]) -> Returned {

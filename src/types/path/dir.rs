@@ -1,18 +1,18 @@
-//! Paths of directories that share what they have in common.
+//! Paths of directories that share the directories above them.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::{RelPath, escaped, is_name};
 
-/// The path of a directory, as its name and the directory that holds it. A hundred thousand directories below one long path
-/// take the memory of their names, not of their paths. A clone takes nothing.
+/// The path of a directory, kept as its name and a reference to the directory above. 100,000 directories below one long path
+/// take the memory of their names, not of their paths. A clone copies one reference.
 #[derive(Clone)]
 pub struct DirPath(Arc<Node>);
 
 struct Node {
     above: Option<DirPath>,
-    /// Of the topmost one a whole path, which may be empty.
+    /// The directory's name. The node without `above` holds a whole path, which is empty for the root.
     name: Box<[u8]>,
     /// Bytes of the whole path.
     len: usize,
@@ -43,7 +43,7 @@ impl DirPath {
         self.0.name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
     }
 
-    /// Bytes of memory that it takes beside the directories that hold it, about.
+    /// Bytes of memory that it takes without the directories above, about.
     pub fn own_len(&self) -> usize {
         size_of::<Node>() + 48 + self.0.name.len()
     }
@@ -67,7 +67,7 @@ impl DirPath {
     fn fill(&self, into: &mut [u8]) {
         let mut end = into.len();
         for node in self.nodes() {
-            // what stands behind the name has left its slash
+            // The byte behind this name is the slash that was written for the name below.
             into[node.len - node.name.len()..end].copy_from_slice(&node.name);
             if let Some(above) = node.above.as_ref().filter(|above| above.len() > 0) {
                 end = above.len();
@@ -78,12 +78,12 @@ impl DirPath {
         }
     }
 
-    /// It, and all that hold it, from the inside out.
+    /// This directory and all directories above it, from the inside out.
     fn nodes(&self) -> impl Iterator<Item = &Node> {
         std::iter::successors(Some(&*self.0), |node| node.above.as_ref().map(|above| &*above.0))
     }
 
-    /// The name of the entry, if this directory holds it.
+    /// The name of an entry that stands in this directory; `None` for any other path.
     pub fn name_in<'a>(&self, entry: &'a RelPath) -> Option<&'a [u8]> {
         let bytes = entry.as_bytes();
         let name = match bytes.get(self.len()..)? {
@@ -104,7 +104,7 @@ impl From<RelPath> for DirPath {
     }
 }
 
-/// One after the other: a path of 32,000 names would fill the stack of a thread.
+/// Drops the nodes above in a loop: recursion over a path of 32,000 names would overflow a thread's stack.
 impl Drop for Node {
     fn drop(&mut self) {
         let mut above = self.above.take();

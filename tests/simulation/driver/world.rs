@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use pcopy::proto::{FinishedDir, LargeFile, Listing, Message, Names, Owned, Report, Returned, Task, TaskResult};
-use pcopy::types::{Failure, Kind, LinkId, Op, RelPath, Side, Stats, Temporary};
+use pcopy::types::{Failure, Kind, LinkId, Op, RelPath, Side, Temporary};
 
 use super::storage::Latencies;
 use super::tree::{Fate, NAMES_OF_LINKED, Tree, Trouble, dir_of, facts, identity, number_of};
@@ -135,16 +135,7 @@ impl World {
         self.reports.pop();
         self.unused.push(slot);
         let Running { rank, id, tasks } = self.running[slot].take().expect("a report is of running work");
-        let mut report = Report {
-            id,
-            results: Vec::new(),
-            bytes_moved: 0,
-            ended: Stats::default(),
-            full: false,
-            halting: None,
-            failures: Vec::new(),
-            private: Vec::new(),
-        };
+        let mut report = Report { id, ..Report::default() };
         for task in tasks {
             let result = self.execute(task, &mut report);
             report.results.push(result);

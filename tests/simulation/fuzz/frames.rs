@@ -6,7 +6,7 @@ use pcopy::proto::{
     Checkpoint, Direct, Durability, Hello, Job, Message, Records, Reflink, Report, Signal, Source, Sparse, Task,
     TaskResult, Trouble, Tuning,
 };
-use pcopy::types::{Failure, Kind, Maker, Op, Outcome, Partial, Record, RelPath, Secret, Side, Stats, Temporary};
+use pcopy::types::{Failure, Kind, Maker, Op, Outcome, Partial, Record, RelPath, Secret, Side, Temporary};
 
 use super::fuzz;
 use super::mutate::mutated;
@@ -80,9 +80,7 @@ fn corpus() -> Vec<Vec<u8>> {
     let hello = Hello { host: "node1".into(), threads: 4, syncs: true, trouble: Some("no mount".into()) };
     let list = Task::List { source: 0, dir: path("a"), keep: 4 };
     let results = vec![TaskResult::Ended, TaskResult::Listed(Box::default())];
-    let (ended, failures) = (Stats::default(), Vec::new());
-    let private = vec![0, 1];
-    let report = Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures, private };
+    let report = Report { results, private: vec![0, 1], ..empty_report() };
     let messages = [
         Message::Begin(None),
         Message::Begin(Some(Box::new(job()))),
@@ -154,9 +152,7 @@ fn the_longest_frame_does_not_become_more_memory_than_it_may() {
 }
 
 fn empty_report() -> Report {
-    let (results, failures, private) = (Vec::new(), Vec::new(), Vec::new());
-    let ended = Stats::default();
-    Report { id: 3, results, bytes_moved: 1, ended, full: true, halting: None, failures, private }
+    Report { id: 3, bytes_moved: 1, full: true, ..Report::default() }
 }
 
 /// A length as the encoding has it: seven bits a byte, the lowest first.

@@ -164,9 +164,9 @@ impl Job {
         let results: Vec<_> = tasks.into_iter().map(|task| self.execute(task, &mut ended, random)).collect();
         let tasks = results.len();
         self.counted += ended.entries();
-        let (bytes_moved, failures) = (random.next() >> 40, Vec::new());
+        let bytes_moved = random.next() >> 40;
         let private = (0..u32::try_from(tasks).expect("few")).filter(|_| one_in(random, 4)).collect();
-        let report = Report { id, results, bytes_moved, ended, full: false, halting: None, failures, private };
+        let report = Report { id, results, bytes_moved, ended, private, ..Report::default() };
         Some((rank, Message::Report(Box::new(report))))
     }
 
