@@ -176,12 +176,12 @@ struct Marker {
     maker: Maker,
 }
 
-/// Makes the marker in the copy's root, and in a state directory that is elsewhere.
+/// Makes the marker in the copy's root and in the state directory: others may exchange the names of both.
 fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<Marker, String> {
     let name = marker_name(job_id);
     let marker =
         make_marker(root.as_fd(), &name).map_err(|err| line(&plan.root.join(state::os_name(&name)), err.desc()))?;
-    if let (Some(StatePlace::At(_)), Some(dir), Some(path)) = (&plan.state, state, plan.state_dir()) {
+    if let (Some(dir), Some(path)) = (state, plan.state_dir()) {
         make_marker(dir.as_fd(), &name).map_err(|err| line(&path, err.desc()))?;
     }
     Ok(marker)

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use entry::Links;
-pub use node::{Node, wait_for_marker};
+pub use node::{Node, open_marked};
 use syncer::Syncer;
 pub use throttle::Throttle;
 

@@ -85,10 +85,11 @@ impl Node {
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
             sources.push(NodeSource { dir: Arc::new(dir), dev, is_local, file_system: source.file_system });
         }
-        let destination = open(&job.destination)?;
-        if !job.policy.dry_run {
-            wait_for_marker(&destination, &job.destination, job.id)?;
-        }
+        let destination = if job.policy.dry_run {
+            open(&job.destination)?
+        } else {
+            open_marked(&job.destination, job.id, || open_root(as_path(&job.destination)))?
+        };
         let reaches = is_local(&destination, &job.destination)?;
         lag.destination = !reaches;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
@@ -232,19 +233,19 @@ fn is_local(dir: &OwnedFd, path: &[u8]) -> Result<bool, String> {
     syncfs_reaches(dir.as_fd()).map_err(|err| format!("{}: statfs: {}", escaped(path), err.desc()))
 }
 
-/// Waits until the marker of a job can be seen in a directory: it is the one that rank 0 sees.
+/// Opens a directory that holds the marker of a job: the one that rank 0 sees. It is opened anew until it does, for some
+/// seconds: other nodes' caches may show the marker late, and others may exchange the directory's name.
 ///
 /// # Errors
 /// A sentence that names the path.
-pub fn wait_for_marker(dir: &OwnedFd, path: &[u8], job_id: u64) -> Result<(), String> {
-    // other nodes' caches may take a few seconds to show it
+pub fn open_marked(path: &[u8], job_id: u64, open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, String> {
+    let failed = |call: &str, err: Errno| format!("{}: {call}: {}", escaped(path), err.desc());
     for _ in 0..80 {
+        let dir = open().map_err(|err| failed("open", err))?;
         match Meta::at(dir.as_fd(), &marker_name(job_id)) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(dir),
             Err(Errno::ENOENT) => sleep(Duration::from_millis(100)),
-            Err(err) => {
-                return Err(format!("{}: stat: {}", escaped(path), err.desc()));
-            }
+            Err(err) => return Err(failed("stat", err)),
         }
     }
     Err(format!("{}: not the directory that rank 0 sees; is the file system mounted on this node?", escaped(path)))

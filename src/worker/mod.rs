@@ -28,7 +28,7 @@ use crate::scan::{MAX_SCAN_THREADS, Rooms, Roots};
 use crate::signals::{SignalError, Signals};
 use crate::state::{self, Scratch};
 use crate::sys::{DirCache, act_as, is_loaded};
-use crate::transfer::{Mover, Node, Throttle, reading, wait_for_marker};
+use crate::transfer::{Mover, Node, Throttle, open_marked, reading};
 use crate::types::Stats;
 
 /// A rank that takes part in the job.
@@ -386,16 +386,14 @@ fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedF
         let scratch = Scratch::new(job.id, rank)?;
         return Ok((Some(scratch.dir()?), Some(scratch)));
     }
-    let dir = match &job.state {
-        None => None,
-        Some(StatePlace::InCopy) => Some(state::open(node.destination().as_fd())?),
-        Some(StatePlace::At(path)) => {
-            let dir = state::open_at(Path::new(OsStr::from_bytes(path)))?;
-            wait_for_marker(&dir, path, job.id).map_err(io::Error::other)?;
-            Some(dir)
+    let dir = job.state.as_ref().map(|place| match place {
+        StatePlace::InCopy => {
+            let path = [&job.destination, b"/".as_slice(), state::DIR_NAME].concat();
+            open_marked(&path, job.id, || state::open(node.destination().as_fd()))
         }
-    };
-    Ok((dir, None))
+        StatePlace::At(path) => open_marked(path, job.id, || state::open_at(Path::new(OsStr::from_bytes(path)))),
+    });
+    Ok((dir.transpose().map_err(io::Error::other)?, None))
 }
 
 /// I/O threads of a rank: two a core of its share of the node, between 1 and 4. More than that gained nothing on local

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::support::attacker::{
-    Attack, EVE, Scene, Step, as_eve, dir, exchange, exchange_works, file, in_home, marked, withstand,
+    Attack, EVE, Scene, Step, as_eve, attack_time, dir, exchange, exchange_works, file, in_home, marked, while_eve,
+    withstand,
 };
 use crate::support::harm::SECRET;
 use crate::support::skip::need;
@@ -95,4 +97,29 @@ fn directories_that_eve_exchanges_never_become_hers_with_what_is_in_them() {
             || Step::Done,
         ),
     ]);
+}
+
+#[test]
+fn records_are_never_written_to_a_directory_that_eve_puts_in_the_place_of_the_state() {
+    need!(exchange_works());
+    let scene = Scene::new(|src| (0..40).for_each(|n| file(&src.join(format!("f{n}")), &noise(300, n), 0, 0o644)));
+    let scene = &scene.begun();
+    let (until, mut runs, mut steps, mut found) = (Instant::now() + attack_time(), 0, 0, Vec::new());
+    while runs < 3 || Instant::now() < until {
+        scene.reset();
+        dir(&scene.dst, EVE, 0o755);
+        let places = [scene.dst.join(".pcopy"), scene.dst.join("decoy")];
+        dir(&places[1], 0, 0o700);
+        let job = Scene::job(3, &["--checkpoint-interval", "10ms"]);
+        let run = || drop(job.run([scene.source(), scene.dst.clone()]));
+        steps += while_eve(&|| Step::done(exchange(&places[0], &places[1])), run).1;
+        // The state is the directory with the job file, whatever its name is by now.
+        for place in places.iter().filter(|place| place.exists() && !place.join("job.json").exists()) {
+            let names = fs::read_dir(place).unwrap().map(|entry| entry.unwrap().file_name());
+            found.extend(names.map(|name| format!("run {runs}: {} in the other directory", name.display())));
+        }
+        runs += 1;
+    }
+    assert!(found.is_empty(), "{runs} runs: {found:?}");
+    assert!(steps > 0, "Eve never exchanged anything in {runs} runs");
 }
