@@ -1,4 +1,4 @@
-//! What a rank may report of what it was given: everything else is a defect, or a foreign rank.
+//! Checks a rank's report against what the rank was given. Anything else is a defect, or a foreign rank.
 
 use super::{Coordinator, Purpose, path_of};
 use crate::proto::{LargeFile, Listing, Owned, Returned, TaskResult};
@@ -9,8 +9,8 @@ use crate::types::DirPath;
 const MAX_DIR_LEN: usize = 64 << 10;
 
 impl Coordinator {
-    /// Whether a result speaks of nothing but what the rank was given. Whether it is one of this purpose at all, and how
-    /// many entries it stands for, is seen when it is taken.
+    /// Whether a result names only entries that the rank was given. `take_result` checks that its kind fits the purpose, and
+    /// how many entries it stands for.
     pub(super) fn fits(&self, purpose: &Purpose, result: &TaskResult) -> bool {
         match (purpose, result) {
             (Purpose::Entries { dir, source, known, .. }, TaskResult::Known { confirmed, returned }) => {
@@ -33,7 +33,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether entries that are handed back are of this directory.
+    /// Whether all entries that are handed back stand in this directory.
     fn are_in(&self, dir: u64, source: u16, returned: &[Returned]) -> bool {
         let Some(dir) = self.dirs.get(&dir).map(|dir| &dir.path) else { return false };
         returned.iter().all(|entry| match entry {
@@ -43,19 +43,19 @@ impl Coordinator {
     }
 }
 
-/// Whether a file can be one of this source that is to be copied in ranges.
+/// Whether a large file belongs to this source, and its attempts are within their limit.
 fn is_large(file: &LargeFile, source: u16) -> bool {
     file.source == source && file.ranges().is_some() && file.temporary.attempt < MAX_ATTEMPTS
 }
 
-/// Whether numbers are some of those that were given, in their order, each once.
+/// Whether `numbers` are a subsequence of the numbers that were given.
 fn are_of(numbers: &[u64], given: &[u64]) -> bool {
     let mut given = given.iter();
     numbers.iter().all(|number| given.any(|other| other == number))
 }
 
-/// Whether what is in a directory has a path that can still be copied. A path that is too long ends with an error where it
-/// is listed, and not with a message that is too long to be sent.
+/// Whether the entries of a listing have paths that are short enough to be copied. The lister refuses a longer path; a
+/// listing below one would lead to messages that are too long to be sent.
 fn fits_below(dir: &DirPath, listing: &Listing) -> bool {
     let is_empty = listing.subdirs.is_empty() && listing.rest.is_empty() && listing.kept == 0;
     is_empty || dir.len() <= MAX_DIR_LEN

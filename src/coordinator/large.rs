@@ -23,7 +23,7 @@ pub(super) struct LargeFiles {
 }
 
 struct Large {
-    /// Without its path: there may be thousands below one long path.
+    /// Its path is left empty and made when it is needed: thousands may stand below one long path.
     file: LargeFile,
     member: Member,
     next: u64,
@@ -117,7 +117,7 @@ impl LargeFiles {
         self.files.insert(id, large);
     }
 
-    /// The next range of the first file that has one: file, range, task; `path_of` knows the path of a name.
+    /// The next range of the first file that has one: file, range, task. `path_of` makes the path of a name.
     pub(super) fn next_range(&mut self, path_of: impl Fn(&Member) -> RelPath) -> Option<(u64, u64, Task)> {
         let &id = self.dealing.front()?;
         let large = self.files.get_mut(&id).expect("a file that deals is there");
@@ -176,7 +176,7 @@ impl LargeFiles {
         Some(())
     }
 
-    /// What a file whose ranges have all come needs next; `path_of` knows the path of a name.
+    /// The next task for a file whose ranges have all been reported: its end. `path_of` makes the path of a name.
     pub(super) fn next_step(&mut self, path_of: impl Fn(&Member) -> RelPath) -> Option<(u64, Task)> {
         let id = self.ready.pop_front()?;
         let large = self.files.get(&id).expect("a file that is ready is there");

@@ -119,7 +119,7 @@ impl Links {
             if !is_there {
                 return Next::Copy(Member { group: Some(id), ..member });
             }
-            // it is linked to itself, which does nothing but end it
+            // The owner is among the names to be linked: linking it to itself only ends it.
             self.wait(id, member);
             return Next::Wait;
         };
@@ -182,7 +182,7 @@ impl Links {
         }
     }
 
-    /// The next task, which links at most `most` names of one file; `path_of` knows the path of a name.
+    /// The next task, which links at most `most` names of one file. `path_of` makes the path of a name.
     pub(super) fn next_task(&mut self, most: usize, path_of: impl Fn(&Member) -> RelPath) -> Option<ToLink> {
         let &id = self.ready.front()?;
         let group = self.groups.get_mut(&id).expect("a group that is ready is there");
@@ -196,7 +196,7 @@ impl Links {
             let member = group.waiting.pop_front().expect("there is a front");
             let path = path_of(&member);
             self.waiting_len -= member.byte_len();
-            // the record of a link holds both
+            // The record of a link holds both paths.
             len += owner.as_bytes().len() + path.as_bytes().len();
             paths.push(path);
             members.push(member);

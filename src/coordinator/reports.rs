@@ -159,7 +159,7 @@ impl Coordinator {
         Some(ended)
     }
 
-    /// What has become of directories that were lent, since it was last asked.
+    /// Takes the results of lent directories since the last call.
     pub fn take_listed(&mut self) -> Vec<Elsewhere> {
         std::mem::take(&mut self.listed)
     }
@@ -188,15 +188,15 @@ impl Coordinator {
     fn add_large(&mut self, file: &LargeFile, member: Member) {
         let unfinished = self.partials.get(&file.path).filter(|there| file.found && there.partial == file.partial());
         let done = unfinished.map_or(&[][..], |there| &there.done);
-        // the next attempt must make another temporary file than this one
+        // The next attempt must use another temporary name than this one.
         let attempt = member.attempt.max(if file.found { 0 } else { file.temporary.attempt });
         self.large.add(file.clone(), Member { attempt, ..member }, done);
     }
 
-    /// How many of the names were linked. `None` when what could not be linked is not of these.
+    /// Takes the result of linking. Returns how many names were linked; `None` if a name that came back was not given.
     fn links_ended(&mut self, members: Vec<Member>, unlinkable: &[Returned]) -> Option<u64> {
         let ended = (members.len() as u64).checked_sub(unlinkable.len() as u64)?;
-        // those that come back are in the order in which they were given
+        // Names come back in the order in which they were given.
         let mut back = unlinkable.iter().peekable();
         for member in members {
             let is_back = |entry: &&Returned| match entry {

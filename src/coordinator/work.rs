@@ -24,9 +24,9 @@ impl Coordinator {
     pub fn lend(&mut self, lent: Lent, waiting: usize) -> Option<Assignment> {
         let rank = self.ranks.freest(0)?;
         let Lent { id, parent, source, path } = lent.clone();
-        // others have nothing to do either, unless there are directories for all
+        // With fewer directories than threads, other ranks are idle too: this one copies less itself.
         let queued = if waiting < self.ranks.threads() { 0 } else { usize::MAX };
-        // each of them may come back with its whole path
+        // Each name may be handed back with its whole path.
         let most = MAX_KEPT.min(MAX_BATCH_PATHS_LEN / (path.len() + 256)).max(1);
         let keep = u32::try_from(self.ranks.share_of(rank, queued, most)).expect("few");
         self.lent += 1;
@@ -45,7 +45,7 @@ impl Coordinator {
             id: member.group,
             attempt: member.attempt,
             unlinkable: member.unlinkable,
-            // what was abandoned once is not gone on with
+            // A file that was abandoned once begins anew.
             partial: self.partials.get(&path).filter(|_| member.attempt == 0).map(|there| there.partial),
             path,
         }
@@ -80,7 +80,7 @@ impl Coordinator {
     }
 
     fn next_tasks(&mut self, rank: usize) -> Option<(Vec<Task>, Vec<Purpose>)> {
-        // first what frees memory, or lets others go on
+        // First tasks that free memory, or that other entries wait for.
         if let Some((file, task)) = self.large.next_step(|member| path_of(&self.dirs, member)) {
             let is_end = matches!(task, Task::FinishFile { .. });
             return Some((vec![task], vec![if is_end { Purpose::Finish { file } } else { Purpose::Abandon { file } }]));

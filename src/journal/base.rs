@@ -503,7 +503,7 @@ impl Loader {
     }
 }
 
-/// What is recorded of one path, oldest first. The items are without it: of one file there may be a million.
+/// The records of one path, oldest first. The items do not hold the path: one file may have a million names.
 #[derive(Default)]
 struct OfPath {
     path: RelPath,

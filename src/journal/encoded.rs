@@ -8,7 +8,7 @@ use super::Item;
 
 /// Bytes before an item's encoding: its length.
 const PREFIX_LEN: usize = 4;
-/// Far above two paths of the deepest tree and a link's target; a length beyond it is damage, or a lie of another rank.
+/// Bytes of an item, at most: far more than two paths of the deepest tree and a link's target. A longer one is damage.
 const LONGEST: u32 = 1 << 20;
 
 /// An item in its encoding, in memory that the next one can be read into.
@@ -64,7 +64,7 @@ impl Encoded {
         &self.bytes
     }
 
-    /// The bytes of the item with an empty path, for who knows it: a path may be much longer than all else.
+    /// The bytes of the item with an empty path, for a receiver that knows the path: it may be longer than the rest.
     pub fn without_path(&self) -> Vec<u8> {
         let (variant, rest) = (self.bytes[PREFIX_LEN], &self.bytes[self.path.end..]);
         let len = u32::try_from(2 + rest.len()).expect("shorter than it was");
@@ -76,7 +76,7 @@ impl Encoded {
     /// # Errors
     /// `InvalidData` where the bytes are no item.
     pub fn decode(&self) -> io::Result<Item> {
-        // where nothing was read there are no bytes at all
+        // An item that was never read has no bytes.
         let item = self.bytes.get(PREFIX_LEN..).unwrap_or_default();
         match postcard::take_from_bytes(item) {
             Ok((item, [])) => Ok(item),

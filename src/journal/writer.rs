@@ -16,7 +16,7 @@ pub struct Recorder {
     open: Batch,
     /// Waits for its data to be durable.
     sealed: Batch,
-    /// Bytes of what is being written down.
+    /// Bytes of the records that the keeper is writing.
     writing_len: usize,
     stats: Stats,
 }
@@ -24,8 +24,8 @@ pub struct Recorder {
 impl Recorder {
     /// Bytes of items in memory from which on a checkpoint is worth while.
     pub const FULL_LEN: usize = 8 << 20;
-    /// Bytes of them, at most, before nothing more is begun. A checkpoint takes as long as the storage does, and the records of
-    /// long paths are a hundred times as long as others.
+    /// Bytes of records in memory at which the I/O threads wait. Records of long paths are a hundred times as long as others,
+    /// and a checkpoint takes as long as the storage needs.
     const MAX_LEN: usize = 32 << 20;
 
     /// Adds what a task has finished.
@@ -44,7 +44,7 @@ impl Recorder {
         self.open.byte_len() >= Self::FULL_LEN
     }
 
-    /// Whether more may be begun: there is memory for its records.
+    /// Whether there is memory for the records of further work.
     pub fn has_room(&self) -> bool {
         self.open.byte_len() + self.sealed.byte_len() + self.writing_len < Self::MAX_LEN
     }
@@ -66,7 +66,7 @@ impl Recorder {
         std::mem::take(&mut self.sealed)
     }
 
-    /// What was taken is written down, or never will be.
+    /// The records that were taken are written, or the job ends without them.
     pub fn written(&mut self) {
         self.writing_len = 0;
     }
@@ -163,7 +163,7 @@ impl Place {
         let durable = self.durable;
         let (count, items_len) = (items.len() as u64, items.items_len() as u64);
         let mut file = self.open()?;
-        // not all of it at once: in memory it would be there twice
+        // Written in pieces: one buffer for all would hold the records in memory twice.
         let mut group = GroupWriter::begin(&mut file, count, items_len)?;
         for piece in items.sorted_pieces() {
             group.write(&piece)?;

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 4 << 30;
 pub(super) struct Checkpoints {
     /// One rank a node.
     leaders: Vec<usize>,
-    /// Ranks whose answer to the current step has not come; of every rank.
+    /// For each rank: its answer to the current step has not come yet.
     asked: Vec<bool>,
     interval: Duration,
     state: State,
@@ -110,7 +110,7 @@ impl Checkpoints {
         answer: &Checkpoint,
         now: Duration,
     ) -> Result<Option<Orders>, OutOfOrder> {
-        // who answers twice must not stand for one who has not answered
+        // A second answer of one rank must not count for another rank.
         if answer.seq() != self.seq || self.asked.get(from) != Some(&true) {
             return Err(OutOfOrder);
         }

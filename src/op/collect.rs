@@ -69,7 +69,7 @@ pub(super) fn collect(
     let of_base = base.confirmed().map_err(|err| LeadError::Journal(0, Trouble::from(&err)))?;
     let manifest = target.place.map(|place| Writer::create(place, target.header)).transpose().map_err(trouble)?;
     let outputs = Outputs { manifest, base: target.base, said: target.said };
-    // its threads are started as whom they act
+    // Threads inherit the user as whom this thread acts.
     let mut pipeline = Pipeline::start(outputs).map_err(trouble)?;
     drop(acting);
     let mut merge = Merge::new(lead, of_base);
@@ -289,7 +289,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// The manifest is sorted only if each rank's records are.
+/// Checks that each rank's records come in the order of their paths: the manifest is sorted only then.
 fn check_order(rank: usize, before: &[u8], item: &Encoded) -> Result<(), LeadError> {
     if before <= item.path() { Ok(()) } else { Err(LeadError::Unexpected(rank, "records out of their order")) }
 }

@@ -1,8 +1,8 @@
-//! Sources that are incomplete copies, or parts of such: refused, unless the user wants what is there.
+//! Refuses sources that are incomplete copies, or parts of one, unless the user gives `--incomplete-source`.
 //!
-//! What a state directory says can stop a job only where root or who runs pcopy wrote it, in the source itself or in a
-//! directory above it: any user can put a `.pcopy` into a directory of his. What others wrote is a note. A state directory
-//! below a source is never a reason to refuse: the copy gets it too, and is as recognisable as the source.
+//! Any user can put a `.pcopy` into a directory of his. A state directory therefore stops a job only if root or the user who
+//! runs pcopy wrote it, and it is in the source itself or in a directory above it. Any other one leads to a note. A state
+//! directory below a source never stops a job: it is copied, and the copy can be recognised by it as the source can.
 //!
 //! A copy whose state is elsewhere (`--state-dir`) shows that it is incomplete only by the mode of its root, where pcopy has
 //! made that.
@@ -66,7 +66,7 @@ pub(super) fn judge<'a>(sources: impl Iterator<Item = Given<'a>>, wanted: bool) 
             let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else { break };
             (dir, below) = (above, Some(name.as_bytes()));
         }
-        // a copy whose state is elsewhere
+        // The state may be elsewhere (--state-dir): then only the root's mode tells.
         if source.single.is_none() && leftovers == Leftovers::Copied && is_unfinished(&source, &seen) {
             if !wanted {
                 let mode = UNFINISHED_DIR_MODE;
@@ -205,7 +205,7 @@ fn command(job: &JobFile, root: &str) -> Option<String> {
         let slash = if source.contents && !source.given.ends_with('/') { "/" } else { "" };
         words.push(word(&format!("{}{slash}", source.given))?);
     }
-    // a single file has its state elsewhere: its copy is not the root
+    // The copy of a single file is not the root of its state.
     let of_dirs = job.sources.len() > 1 || job.sources.iter().all(|source| source.is_dir);
     words.push(word(root).filter(|_| of_dirs && job.sources.len() <= MAX_SOURCES)?);
     Some(words.join(" "))

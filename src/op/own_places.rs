@@ -125,10 +125,10 @@ pub(super) fn job_file_advice(err: &JobFileError) -> String {
 }
 
 /// The job of the state directory of a destination that is there, which decides whether that is the copy of `source`.
-/// `None` where there is no job, or it is for others to say what is wrong.
+/// `None` if there is no job, or a later check reports what is wrong with it.
 ///
 /// # Errors
-/// There are signs of a job, but not of which.
+/// There is a job, but its sources are not known.
 pub(super) fn job_there(
     root: &Path,
     path: &Path,
@@ -136,7 +136,7 @@ pub(super) fn job_there(
     source: &SourceName,
 ) -> Result<Option<JobFile>, Refusal> {
     let Ok(meta) = Meta::of_path(path, false) else { return Ok(None) };
-    // what somebody else has put there decides nothing
+    // A state of another user decides nothing.
     if meta.kind != Some(Kind::Dir) {
         let what = format!("is {}, not pcopy's state", kind_name(meta.kind));
         return if is_owner(&meta) { unclear(path, what, root, source) } else { Ok(None) };

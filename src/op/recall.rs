@@ -148,7 +148,7 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     options.insert("filters".into(), filters);
     options.insert("files_from".into(), files);
     options.insert("one_file_system".into(), (*one_file_system).into());
-    // only where it is chosen: the job files of versions without it stay the same
+    // Written only if it is chosen: job files of versions without this option stay the same.
     if config.incomplete_source {
         options.insert("incomplete_source".into(), true.into());
     }

@@ -1,5 +1,5 @@
-//! What a message must be before anybody acts on it, and that its encoding alone does not say. What it means in the state
-//! of the job is for who takes it: `coordinator`, `worker`, `op`.
+//! Checks of messages that their encoding alone does not make. Checks against the state of the job are made by the receivers:
+//! `coordinator`, `worker`, `op`.
 
 use super::{
     Hello, Job, Known, LargeFile, Listing, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, MAX_THREADS, Message, Names, Owned,
@@ -119,7 +119,7 @@ fn check_entry(path: &RelPath, kind: Kind) -> Checked {
     check_entry_kind(kind)
 }
 
-/// Directories are made by who lists what they are in, and have tasks of their own.
+/// Checks that an entry is not a directory: directories have tasks of their own.
 fn check_entry_kind(kind: Kind) -> Checked {
     must(kind != Kind::Dir, "a directory among the entries")
 }

@@ -25,7 +25,7 @@ impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for Bounded<MAX, T
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
-        // the length that is announced may be a lie
+        // The announced length is not trusted.
         if elements.size_hint().is_some_and(|announced| announced > MAX) {
             return Err(A::Error::invalid_length(MAX + 1, &self));
         }

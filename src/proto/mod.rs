@@ -200,7 +200,7 @@ pub struct Source {
     pub target: RelPath,
     /// Sources with equal numbers are on one file system, as rank 0 sees it.
     pub file_system: u64,
-    /// What becomes of temporary files in it.
+    /// Which temporary files in it are left out.
     pub leftovers: Leftovers,
 }
 

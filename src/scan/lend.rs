@@ -37,7 +37,7 @@ impl Scan {
             return None;
         }
         // from where the threads take them: the deeper a directory is the less it may add
-        // the state of a copy that the source holds is looked at here
+        // Rank 0 reads the state of a copy that the source holds.
         let is_plain = |pending: &mut Pending| {
             pending.parent.is_some() && pending.id.is_none() && pending.path.name() != state::DIR_NAME
         };

@@ -19,7 +19,7 @@ impl Ancestor {
     }
 }
 
-/// One after the other: those of a path of 32,000 names would fill the stack of a thread.
+/// Drops the nodes in a loop: recursion over a path of 32,000 names would overflow a thread's stack.
 impl Drop for Ancestor {
     fn drop(&mut self) {
         let mut above = self.parent.take();

@@ -201,7 +201,7 @@ impl Stack {
         Some(pending)
     }
 
-    /// Whether so many times as many wait as a thread adds to.
+    /// Whether `times` as many directories wait, or bytes of them, as the limit at which a thread lists new ones at once.
     fn is_full(&self, times: usize) -> bool {
         self.pending.len() >= times * MAX_PENDING || self.pending_len >= times * MAX_PENDING_LEN
     }
@@ -412,7 +412,7 @@ impl Scanner {
             return Ok(());
         }
         let is_state = dir_path.name() == state::DIR_NAME;
-        // what anybody else wrote there is no reason to say anything
+        // A state that another user wrote is not reported.
         if is_state
             && state::is_trusted(&meta)
             && matches!(state::standing_of_state(dir.as_fd()), Standing::Incomplete(_))

@@ -14,7 +14,7 @@ use crate::types::RelPath;
 #[derive(Debug, Default)]
 pub struct Unsynced(Mutex<Tree>);
 
-/// Directories by their names: thousands below one long path must not take its bytes each.
+/// A tree of directories by their names: thousands below one long path share its bytes.
 #[derive(Debug)]
 struct Tree(Vec<Dir>);
 
@@ -59,7 +59,7 @@ impl Tree {
         }
     }
 
-    /// What was noted, one after the other; neighbours share the way to them.
+    /// The directories that were noted. Neighbours come one after the other, so that a descriptor cache serves them.
     fn paths(&self) -> impl Iterator<Item = RelPath> {
         // numbers, names, and how long the path above is
         let mut stack: Vec<(usize, &[u8], usize)> = vec![(0, b"", 0)];

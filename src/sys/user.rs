@@ -10,11 +10,11 @@ use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgrou
 
 use crate::policy::RunAs;
 
-/// As long as it lives, this thread and the threads that it starts act as somebody else towards file systems. The C
-/// library's calls would change all threads, and with them MPI's, whose shared memory belongs to who started the job.
+/// While it lives, this thread and the threads that it starts access file systems as another user. The C library's calls would
+/// change all threads, and with them MPI's, whose shared memory belongs to the user who started the job.
 ///
-/// The real and the saved id stay: nobody but root may then signal or trace the process, and the thread itself can come
-/// back. A thread that was started meanwhile never does: it has none of these.
+/// The real and the saved id stay root's: only root may then signal or trace the process, and dropping this value takes the
+/// thread back. A thread that was started meanwhile inherits no such value, and never changes its ids.
 pub struct Acting {
     before: Option<Identity>,
     /// Bound to its thread.
@@ -52,11 +52,11 @@ pub fn act_as(RunAs { uid, gid }: RunAs) -> Result<Acting, Errno> {
     };
     let is_root = before.uid.is_root();
     set_groups(&groups)?;
-    // dropped by an error, it takes back what was changed before that
+    // Dropped on an error, it takes back the changes made so far.
     let acting = Acting { before: Some(before), _thread: PhantomData };
     set_gid(gid)?;
     set_uid(uid)?;
-    // where the kernel does not take the capabilities with the id, file systems would go on asking nobody
+    // With capabilities in effect, file systems would not check the user's permissions.
     if is_root && !uid.is_root() && has_capabilities()? {
         return Err(Errno::EPERM);
     }

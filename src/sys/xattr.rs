@@ -87,7 +87,7 @@ impl Xattrs {
         Ok(found)
     }
 
-    /// Whether the file system said which there are. If not, it has none for this entry.
+    /// Whether the names could be listed; otherwise the file system has no attributes for this entry.
     pub fn were_listed(&self) -> bool {
         self.listed
     }
@@ -267,7 +267,7 @@ impl Target {
                 Self::Path(path) => unsafe { libc::listxattr(path.as_ptr(), into.cast(), len) },
             })
         };
-        // asked twice: nothing counts what a wrong answer would lose
+        // Asked twice: after one wrong "not supported" all attributes would be lost without a mark.
         match ask().or_else(|err| if Call::ListXattr.allows(err) { ask() } else { Err(err) }) {
             Err(err) if Call::ListXattr.allows(err) => Ok(None),
             listed => listed.map(Some),

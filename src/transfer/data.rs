@@ -174,10 +174,10 @@ impl Mover {
             Ok(()) => Ok(true),
             Err(err) if tuning.reflink == Reflink::Always => Err(err).at(Op::Clone, DEST),
             Err(err) => match Call::Clone.verdict(DEST, err) {
-                // space, the disk: copying would fare no better
+                // No space, or an error of the disk: a copy of the data would fail too.
                 Verdict::Halt(_) | Verdict::Again => Err(err).at(Op::Clone, DEST),
                 verdict => {
-                    // of these two file systems, whatever the file
+                    // It holds for all files of these two file systems.
                     if verdict == Verdict::Unsupported {
                         self.node.never_shares(pair.dev);
                     }

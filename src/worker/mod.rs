@@ -55,7 +55,7 @@ impl Drop for OwnScratch {
     fn drop(&mut self) {
         match act_as(self.1) {
             Ok(_acting) => drop(self.0.take()),
-            // better left behind than removed with other rights
+            // Left behind: it must not be removed with other rights.
             Err(_) => std::mem::forget(self.0.take()),
         }
     }
