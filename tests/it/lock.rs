@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::fuse::{Faults, FuseMount};
 use crate::support::journal::kill_at;
-use crate::support::launch::{Job, Running, is_gone};
+use crate::support::launch::{Job, Outcome, Running, is_gone};
 use crate::support::listing::{Listing, assert_untouched, listing};
 use crate::support::parallel;
 use crate::support::skip::need;
@@ -60,6 +60,11 @@ fn foreign(place: &Place) -> Value {
 /// The copy without its state.
 fn copied(root: &Path) -> Listing {
     listing(root).into_iter().filter(|(path, _)| !path.starts_with(b".pcopy")).collect()
+}
+
+/// The run watched the lock for signs of life, which takes seconds, before it took it.
+fn took_over(outcome: &Outcome) -> bool {
+    outcome.lines_of_pcopy().iter().any(|line| line.contains("it gave no sign of life"))
 }
 
 /// Waits until the run has its lock.
@@ -113,9 +118,8 @@ fn a_second_run_is_refused_while_the_first_works_and_does_not_disturb_it() {
 fn after_a_run_was_killed_the_next_one_starts_at_once() {
     for ranks in [1, 2] {
         let (_dir, place) = killed();
-        let started = Instant::now();
         let outcome = place.complete(&job(ranks), [&place.src, &place.root]);
-        assert!(started.elapsed() < Duration::from_secs(8), "it waited: {}", outcome.told());
+        assert!(!took_over(&outcome), "{}", outcome.told());
     }
 }
 
@@ -126,9 +130,8 @@ fn a_process_that_is_another_one_by_now_holds_no_lock() {
     let mut content = read_lock(&place).unwrap();
     content["pid"] = std::process::id().into();
     put_lock(&place, &format!("{content}\n"));
-    let started = Instant::now();
     let outcome = place.complete(&job(1), [&place.src, &place.root]);
-    assert!(started.elapsed() < Duration::from_secs(8), "it waited: {}", outcome.told());
+    assert!(!took_over(&outcome), "{}", outcome.told());
 }
 
 #[test]
@@ -152,10 +155,8 @@ fn a_process_that_has_ended_and_was_not_waited_for_holds_no_lock() {
 fn a_lock_of_another_host_without_a_sign_of_life_is_taken_over() {
     let (_dir, place) = killed();
     put_lock(&place, &format!("{}\n", foreign(&place)));
-    let started = Instant::now();
     let outcome = place.complete(&job(1), [&place.src, &place.root]);
-    let waited = started.elapsed();
-    assert!((5..30).contains(&waited.as_secs()), "{waited:?}: {}", outcome.told());
+    assert!(took_over(&outcome), "{}", outcome.told());
     assert!(outcome.lines_of_pcopy().iter().any(|line| line.contains("far-away")), "{}", outcome.told());
 }
 

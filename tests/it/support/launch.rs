@@ -11,6 +11,8 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::sys;
 
 /// An ordinary user without files of his own.
@@ -203,6 +205,10 @@ impl Job {
         command.args(&self.options).args(operands);
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
         command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        // Jobs of OpenMPI that share this directory fail in its mkdir, now and then, when one begins while another ends.
+        let session = tempfile::tempdir().unwrap();
+        super::tree::chmod(session.path(), 0o1777);
+        command.env("OMPI_MCA_orte_tmpdir_base", session.path());
         if let Some(user) = self.user {
             command.uid(user).gid(user).env("HOME", "/");
         }
@@ -213,7 +219,7 @@ impl Job {
         let child = command.process_group(0).spawn();
         let child = child.unwrap_or_else(|e| panic!("{words}: {e}"));
         let deadline = Instant::now() + self.limit;
-        Running { child: Some(child), deadline, stdout, stderr, words, _permit: permit }
+        Running { child: Some(child), deadline, stdout, stderr, words, _session: session, _permit: permit }
     }
 
     /// Runs to the end.
@@ -229,6 +235,7 @@ pub struct Running {
     stdout: File,
     stderr: File,
     words: String,
+    _session: TempDir,
     _permit: Permit,
 }
 
