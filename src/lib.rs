@@ -26,6 +26,8 @@ pub mod comm;
 
 pub mod guard;
 
+pub mod collision;
+
 pub mod scan;
 
 pub mod transfer;

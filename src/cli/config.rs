@@ -111,6 +111,7 @@ impl Cli {
             follow_links: self.dereference,
             noatime: self.open_noatime,
             dry_run: self.dry_run,
+            changes: self.changes,
             ..Policy::default()
         }
     }

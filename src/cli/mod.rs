@@ -11,7 +11,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueE
 
 pub use config::{Config, FilterArg, Follow, Output, OwnerArgs, Resume};
 
-use crate::policy::{Aspect, Rule};
+use crate::policy::{Aspect, Changes, Rule};
 use crate::proto::{Direct, Durability, Reflink, Sparse};
 use crate::types::{parse_duration, parse_rate, parse_size};
 
@@ -166,6 +166,11 @@ pub struct Cli {
     /// The same for groups
     #[arg(help_heading = TO_PRESERVE, long, value_name = "MAP")]
     groupmap: Option<String>,
+
+    /// By what a change of a source is noticed: ctime (and mtime and size), mtime (and size) for file systems that show
+    /// another ctime at each look, or none
+    #[arg(help_heading = TO_PRESERVE, long, value_name = "BY", value_enum, default_value = "ctime", hide_possible_values = true)]
+    changes: Changes,
 
     /// Leave the access times of what is read as they are, where that is allowed
     #[arg(help_heading = TO_PRESERVE, long)]

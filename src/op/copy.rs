@@ -317,6 +317,7 @@ fn run(
         Ok(Collected { stats, has_base }) => {
             let Stats { recopied, resumed, resumed_bytes, retries, .. } = sums;
             summary.stats = Stats { recopied, resumed, resumed_bytes, retries, ..stats };
+            lead.explain_changes(&summary.stats, job.policy.changes);
             let cleaned = prepared.complete(&job, has_base);
             if let Err((what, err)) = &cleaned {
                 lead.display.print(&format!("pcopy: error: {what}: {err}"));

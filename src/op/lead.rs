@@ -12,12 +12,13 @@ use super::limit::{self, Change, Limit};
 use crate::comm::{Comm, Pause};
 use crate::coordinator::{Assignment, Coordinator, CoordinatorError, Elsewhere};
 use crate::journal::Base;
+use crate::policy::Changes;
 use crate::progress::Display;
 use crate::proto::{Checkpoint, Hello, Message, Records, Signal, TaskResult, Trouble};
 use crate::scan::{Scan, ScanEvent};
 use crate::signals::{SignalError, Signals};
 use crate::sys::Errno;
-use crate::types::{Call, Failure, Halt, RelPath, Side, Stats, Verdict};
+use crate::types::{Call, Failure, Halt, Op, RelPath, Side, Stats, Verdict};
 use crate::worker::{Worker, WorkerError};
 
 /// What ends the job on rank 0.
@@ -117,6 +118,8 @@ pub struct Lead<'a> {
     asked: bool,
     /// How fast the ranks may read and write.
     pub limit: Limit,
+    /// Failures that were shown, and those of them that are changes of the source.
+    shown: (u64, u64),
 }
 
 /// A message to rank 0 as such.
@@ -142,6 +145,7 @@ impl<'a> Lead<'a> {
             unrecorded: false,
             asked: false,
             limit: Limit::default(),
+            shown: (0, 0),
         }
     }
 
@@ -364,12 +368,24 @@ impl<'a> Lead<'a> {
         }
         for (path, failure) in &report.failures {
             self.display.failure(path, failure);
+            self.shown = (self.shown.0 + 1, self.shown.1 + u64::from(failure.op == Op::Changed));
         }
         let more = report.ended.errors.saturating_sub(report.failures.len() as u64);
         if more > 0 {
             self.display.print(&format!("pcopy: error: and {more} more entries beside them; the manifest has each"));
         }
         Ok(())
+    }
+
+    /// Tells what may be the reason when most entries have failed because their source changed.
+    pub fn explain_changes(&mut self, stats: &Stats, changes: Changes) {
+        let (shown, changed) = self.shown;
+        if changes == Changes::Ctime && 2 * changed > shown && 2 * stats.errors > stats.entries() {
+            self.display.note(
+                "most sources changed while they were read: if their file system shows another ctime at each look, \
+                 --changes=mtime copies them",
+            );
+        }
     }
 
     /// The job cannot go on: no space, no file system. What ranks report from here on may be broken off.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::limit;
+use super::prepare;
 use super::refusal::{Refusal, refuse, shown};
 use super::resolve::{Plan, canonical, copy_of, name_of};
 use crate::cli::{Config, Resume};
@@ -43,7 +44,10 @@ fn need(name: &[u8]) -> Option<Need> {
 pub(super) fn check(plan: &Plan, config: &Config) -> Result<(), Refusal> {
     let dir = if plan.root_exists { Some(plan.root.as_path()) } else { plan.root.parent() };
     let dir = dir.unwrap_or(Path::new("/"));
-    if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
+    let lends = plan.root_exists && Meta::of_path(dir, true).is_ok_and(|meta| prepare::lends(&meta));
+    if let Err(err) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK)
+        && !lends
+    {
         return refuse(dir, format_args!("cannot write to the destination: {}", err.desc()));
     }
     let Some(path) = plan.state_dir() else { return Ok(()) };

@@ -1,14 +1,15 @@
 //! The first writes and the last removals of a copy: its root, the state directory, the lock, the marker, the older manifest.
 
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp as Clock;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::recall::{Recalled, recall};
 use super::refusal::shown;
@@ -29,6 +30,8 @@ use crate::types::{Maker, RelPath, Timestamp, escaped};
 pub(super) struct Prepared {
     /// `None` in a dry run.
     root: Option<OwnedFd>,
+    /// What the root was before.
+    before: Option<Meta>,
     state: Option<State>,
     /// Where the manifest goes, if there is one.
     pub(super) manifest: Option<Place>,
@@ -54,21 +57,31 @@ pub(super) type Trouble = (String, std::io::Error);
 pub(super) fn prepare(plan: &Plan, config: &Config, job: Job, started: Clock) -> Result<(Prepared, Job), String> {
     if job.policy.dry_run {
         let manifest = manifest_place(plan, None)?;
-        return Ok((Prepared { root: None, state: None, manifest, notes: Vec::new() }, job));
+        return Ok((Prepared { root: None, before: None, state: None, manifest, notes: Vec::new() }, job));
     }
     if !plan.root_exists {
         DirBuilder::new().mode(UNFINISHED_DIR_MODE).create(&plan.root).map_err(|err| line(&plan.root, err))?;
     }
     let failed = |err: Errno| line(&plan.root, err.desc());
     let root = open_root(&plan.root).map_err(failed)?;
-    let made = prepare_in(plan, config, &root, job, started);
-    match made {
-        Ok((prepared, job)) => Ok((Prepared { root: Some(root), ..prepared }, job)),
+    let before = Meta::of(&root).map_err(failed)?;
+    // its end takes it back
+    if lends(&before) {
+        Handle::Open(root.as_fd()).set_mode(before.mode | 0o700).map_err(failed)?;
+    }
+    match prepare_in(plan, config, &root, job, started) {
+        Ok((prepared, job)) => Ok((Prepared { root: Some(root), before: Some(before), ..prepared }, job)),
         Err(err) => {
-            take_back_dirs(&root, plan);
+            take_back_dirs((&root, &before), plan);
             Err(err)
         }
     }
+}
+
+/// Whether an ordinary user has to lend himself permissions in the copy's root, which is his own.
+pub(super) fn lends(root: &Meta) -> bool {
+    let euid = geteuid();
+    !euid.is_root() && root.uid == euid.as_raw() && root.mode & 0o700 != 0o700
 }
 
 fn line(path: &Path, err: impl std::fmt::Display) -> String {
@@ -83,7 +96,7 @@ fn prepare_in(
     started: Clock,
 ) -> Result<(Prepared, Job), String> {
     if !plan.root_exists && job.policy.strips_inherited_acls() {
-        strip_acls(Handle::Open(root.as_fd())).map_err(|err| line(&plan.root, err.desc()))?;
+        strip_acls(Handle::Open(root.as_fd()), false).map_err(|err| line(&plan.root, err.desc()))?;
     }
     let mut notes = Vec::new();
     let mut state = match plan.state_dir() {
@@ -99,7 +112,10 @@ fn prepare_in(
         job.began = unfinished.then_some(file.began);
     }
     let dir = state.as_ref().map(|state| &state.dir);
-    let made = make_markers(plan, root, dir, job.id).and_then(|marker| Ok((marker, manifest_place(plan, dir)?)));
+    let made = make_markers(plan, root, dir, job.id).and_then(|marker| {
+        check_sources(plan, &marker_name(job.id))?;
+        Ok((marker, manifest_place(plan, dir)?))
+    });
     let (marker, manifest) = match made {
         Ok(made) => made,
         Err(err) => {
@@ -118,7 +134,7 @@ fn prepare_in(
         file.runs += 1;
         file.complete = false;
     }
-    Ok((Prepared { root: None, state, manifest, notes }, job))
+    Ok((Prepared { root: None, before: None, state, manifest, notes }, job))
 }
 
 /// Makes and locks the state directory, and takes up its job, or begins a `new` one.
@@ -187,6 +203,34 @@ fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u6
     Ok(marker)
 }
 
+/// Checks that no source shows the marker that was made in the copy's root: through another mount of the same file system
+/// directories have other device and inode numbers (DAOS, CephFS, FUSE, the upper directory of an overlay).
+fn check_sources(plan: &Plan, marker: &[u8]) -> Result<(), String> {
+    let marker = state::os_name(marker);
+    let is_there = |dir: &Path| Meta::of_path(&dir.join(&marker), false).is_ok();
+    for source in plan.sources.iter().filter(|source| source.single.is_none()) {
+        let dir = Path::new(OsStr::from_bytes(&source.dir));
+        if is_there(dir) {
+            return Err(line(dir, format_args!("and {} are the same directory, on two mounts", shown(&plan.root))));
+        }
+        // where the copy would be in the source, if both mounts show one tree
+        let names: Vec<_> = plan.root.iter().collect();
+        let below = (1..names.len()).map(|from| names[from..].iter().collect::<PathBuf>());
+        let is_entered = |below: &PathBuf| {
+            let mut dirs = below.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+            !dirs.any(|dir| plan.choice.filter.excludes(&[b"/", dir.as_os_str().as_bytes()].concat(), true))
+        };
+        if below.into_iter().any(|below| is_there(&dir.join(&below)) && is_entered(&below)) {
+            let source = shown(dir);
+            return Err(line(
+                &plan.root,
+                format_args!("the destination is inside its source {source}, on another mount"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn make_marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Marker, Errno> {
     let made = match create_new(dir, name, 0o600) {
         // of a run that was killed
@@ -208,8 +252,8 @@ fn remove_markers(root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Resul
     })
 }
 
-/// Takes back the directories that [`prepare`] made; what was there before is not empty and stays.
-fn take_back_dirs(root: &OwnedFd, plan: &Plan) {
+/// Takes back the directories that [`prepare`] made; what was there before is not empty, and is as it was.
+fn take_back_dirs((root, before): (&OwnedFd, &Meta), plan: &Plan) {
     match &plan.state {
         Some(StatePlace::InCopy) => {
             let _ = unlinkat(root, state::DIR_NAME, UnlinkatFlags::RemoveDir);
@@ -221,7 +265,14 @@ fn take_back_dirs(root: &OwnedFd, plan: &Plan) {
     }
     if !plan.root_exists {
         let _ = std::fs::remove_dir(&plan.root);
+        return;
     }
+    // an error is told already
+    let handle = Handle::Open(root.as_fd());
+    if Meta::of(root).is_ok_and(|now| now.mode != before.mode) {
+        let _ = handle.set_mode(before.mode);
+    }
+    let _ = handle.set_times(before.atime, before.mtime);
 }
 
 impl Prepared {
@@ -252,10 +303,10 @@ impl Prepared {
 
     /// Takes back what was made.
     pub(super) fn undo(self, plan: &Plan, job: &Job) {
-        let Some(root) = &self.root else { return };
+        let (Some(root), Some(before)) = (&self.root, &self.before) else { return };
         let _ = remove_markers(root, self.state.as_ref().map(|state| &state.dir), job.id);
         self.state.into_iter().for_each(State::release);
-        take_back_dirs(root, plan);
+        take_back_dirs((root, before), plan);
     }
 
     /// All ranks have seen the marker. An older manifest must not make this copy look complete while it is not: it is
@@ -308,6 +359,12 @@ impl Prepared {
     /// What failed, and why.
     pub(super) fn complete(self, job: &Job, has_base: bool) -> Result<(), Trouble> {
         self.remove_private_dir(job);
+        if let (Some(root), Some(before)) = (&self.root, &self.before)
+            && lends(before)
+            && !job.policy.preserve.mode
+        {
+            Handle::Open(root.as_fd()).set_mode(before.mode).map_err(|err| ("the copy's root".into(), err.into()))?;
+        }
         let Some(state) = self.state else { return Ok(()) };
         if !state.lock.is_held() {
             return Err(("lock".into(), std::io::Error::other("another run has taken the copy over")));

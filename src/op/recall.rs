@@ -135,7 +135,7 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     let Policy { preserve, umask, .. } = &plan.policy;
     let policy = serde_json::to_value(&plan.policy).and_then(serde_json::from_value);
     let mut options: BTreeMap<String, Value> = policy.expect("a policy is an object of plain data");
-    for name in ["noatime", "dry_run", "umask"] {
+    for name in ["noatime", "dry_run", "umask", "changes"] {
         options.remove(name);
     }
     if !preserve.mode {

@@ -17,7 +17,7 @@ pub use ids::IdMap;
 pub use owners::{From, OwnerMap, OwnerRule};
 pub use selection::{Selected, Selection, SelectionError};
 
-use crate::types::{Fate, Timestamp};
+use crate::types::{Fate, Identity, Timestamp};
 
 /// What every rank has to know of the user's choices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,30 @@ pub struct Policy {
     /// Permission bits that new entries do not get where the mode is not preserved; below 0o1000.
     pub umask: u32,
     pub run_as: RunAs,
+    pub changes: Changes,
+}
+
+/// By what a change of a source is noticed: while it is read, and between two runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Changes {
+    /// Size, modification time and ctime.
+    #[default]
+    Ctime,
+    /// Size and modification time. For file systems that show another ctime at each look.
+    Mtime,
+    /// Nothing: what is read is taken for the file. Between two runs as `mtime`.
+    None,
+}
+
+impl Changes {
+    /// Whether what a stat(2) shows now may be another version of a file.
+    pub fn show_another(self, before: &Identity, now: &Identity) -> bool {
+        match self {
+            Self::Ctime => before != now,
+            Self::Mtime => (before.size, before.mtime) != (now.size, now.mtime),
+            Self::None => false,
+        }
+    }
 }
 
 /// Which temporary files of pcopy in a source are left out.

@@ -187,6 +187,14 @@ pub enum StatePlace {
     At(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
+impl Job {
+    /// How many sources have entries in this directory of the copy, or below it.
+    pub fn sources_at(&self, dir: &RelPath) -> usize {
+        let meets = |source: &&Source| dir.strip(&source.target).is_some() || source.target.strip(dir).is_some();
+        self.sources.iter().filter(meets).count()
+    }
+}
+
 /// A source, and where it lands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {

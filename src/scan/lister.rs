@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Roots, failure};
+use crate::collision::Collisions;
 use crate::guard::Guard;
 use crate::proto::{DirBefore, Job, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, Names};
 use crate::retry::Retry;
@@ -34,6 +35,8 @@ pub struct Rooms {
     pub(super) reading: Reading,
     pub(super) guard: Arc<Guard>,
     pub(super) unsynced: Option<Arc<Unsynced>>,
+    /// The name of the copy's root.
+    pub(super) copy_name: Vec<u8>,
 }
 
 impl Rooms {
@@ -47,6 +50,7 @@ impl Rooms {
             reading: roots.reading,
             guard: Arc::clone(&roots.guard),
             unsynced: roots.unsynced.clone(),
+            copy_name: job.destination.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec(),
         })
     }
 
@@ -61,6 +65,7 @@ pub struct Lister {
     pub(super) rooms: Arc<Rooms>,
     pub(super) sources: DirCache,
     pub(super) destination: DirCache,
+    pub(super) collisions: Collisions,
     pub(super) retry: Retry,
     source_lags: bool,
     /// Operations that were tried again in the directory that is being listed.
@@ -97,6 +102,7 @@ impl Lister {
         Self {
             sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
+            collisions: Collisions::default(),
             retry: Retry::new(rooms.job.tuning.retries, roots.lag),
             source_lags: roots.lag.source,
             retries: 0,

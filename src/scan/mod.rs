@@ -28,6 +28,7 @@ use loops::Ancestor;
 pub use open::open_destination;
 pub use recorded::Recorded;
 
+use crate::collision::COLLISION;
 use crate::guard::{EXCHANGED, Guard};
 use crate::journal::Block;
 use crate::policy::Selection;
@@ -495,8 +496,9 @@ impl Scanner {
 }
 
 fn failure(op: Op, side: Side, err: Errno) -> Failure {
-    if err == EXCHANGED {
-        return Failure::EXCHANGED;
+    match err {
+        EXCHANGED => Failure::EXCHANGED,
+        COLLISION => Failure::COLLISION,
+        err => Failure { op, side, errno: err as i32 },
     }
-    Failure { op, side, errno: err as i32 }
 }

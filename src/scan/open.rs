@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::loops::{Ancestor, is_inside};
 use super::{Lister, MAX_PATH_LEN, failure};
+use crate::collision::COLLISION;
 use crate::guard::{Guard, Position};
 use crate::proto::{DirBefore, Job};
-use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, strip_dir_acls};
+use crate::state::is_copy_of;
+use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, names_in, strip_dir_acls};
 use crate::types::{Failure, Op, RelPath, Side};
 
 impl Lister {
@@ -39,6 +41,10 @@ impl Lister {
         let destination = &rooms.destination_meta;
         let in_destination = if linked { is_inside(dir.as_fd(), destination) } else { Ok(meta.is_same(destination)) };
         let in_destination = in_destination.map_err(|err| failure(Op::Stat, Side::Source, err))?;
+        // On another mount the numbers differ: its name, and then its state directory, tell the copy from other directories.
+        let is_named_so = path.split().is_some_and(|(_, name)| name == rooms.copy_name);
+        let in_destination =
+            in_destination || (is_named_so && !rooms.job.policy.dry_run && is_copy_of(dir.as_fd(), rooms.job.id));
         let holds_itself = in_destination || Ancestor::has(ancestors, &meta);
         if holds_itself && !rooms.leaves_alone(source, &meta) {
             return Err(Failure::LOOP);
@@ -68,19 +74,28 @@ impl Lister {
         let parent = open_destination((&rooms.guard, job), (&mut self.destination, &mut self.sources), source, &above);
         let parent = parent.map_err(failed(Op::Open))?;
         let at = Position { above: parent.as_fd(), name, path };
-        let use_it = || rooms.guard.take(at, hold(at.above, name, false)?.as_fd(), from);
-        let make = || match rooms.guard.make(at) {
-            Err(Errno::EEXIST) if !job.fresh || again => use_it(),
+        let use_it = |me: &mut Self| {
+            let held = hold(at.above, name, false)?;
+            if me.has_other_name(source, (&parent, &above), name)? {
+                return Err(COLLISION);
+            }
+            if job.fresh && !again {
+                return Err(Errno::EEXIST);
+            }
+            rooms.guard.take(at, held.as_fd(), from)
+        };
+        let make = |me: &mut Self| match rooms.guard.make(at) {
+            Err(Errno::EEXIST) => use_it(me),
             made => made,
         };
         // In a further run most directories exist: a look costs less than mkdir.
         let there = if job.generation > 1 && !job.fresh {
-            match use_it() {
-                Err(Errno::ENOENT) => make(),
+            match use_it(self) {
+                Err(Errno::ENOENT) => make(self),
                 there => there,
             }
         } else {
-            make()
+            make(self)
         };
         let there = there.map_err(failed(Op::Mkdir))?;
         let is_new = there.mode.is_none();
@@ -95,6 +110,28 @@ impl Lister {
             unsynced.add(&above);
         }
         Ok(there)
+    }
+}
+
+impl Lister {
+    /// Whether what stands under the name of a directory has another name: that of another entry of the source.
+    fn has_other_name(
+        &mut self,
+        source: u16,
+        (dir, path): (&Arc<OwnedFd>, &RelPath),
+        name: &[u8],
+    ) -> Result<bool, Errno> {
+        let Self { rooms, sources, collisions, .. } = self;
+        collisions.has_other(dir, name, || {
+            if rooms.job.sources_at(path) > 1 {
+                return Ok(None);
+            }
+            match path.strip(&rooms.job.sources[usize::from(source)].target) {
+                Some(below) => names_in(sources.open(usize::from(source), &below)?.as_fd()).map(Some),
+                // the source itself, alone in this directory
+                None => Ok(Some(Vec::new())),
+            }
+        })
     }
 }
 

@@ -89,6 +89,12 @@ pub fn standing_of_state(dir: BorrowedFd<'_>) -> Standing {
     }
 }
 
+/// Whether a directory is the copy of this job, by the state directory in it. What cannot be read tells nothing.
+pub fn is_copy_of(dir: BorrowedFd<'_>, job_id: u64) -> bool {
+    let state = open_dir_at(dir, super::DIR_NAME, Reading::default());
+    state.is_ok_and(|state| matches!(JobFile::read_up_to(&state, MAX_JOB_LEN), Ok(Some(job)) if job.id == job_id))
+}
+
 fn standing_of(dir: &OwnedFd, dev: Option<u64>) -> Standing {
     let meta = match Meta::of(dir) {
         Ok(meta) => meta,

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-pub use copies::{Standing, Unfinished, is_owner, is_trusted, standing, standing_of_state};
+pub use copies::{Standing, Unfinished, is_copy_of, is_owner, is_trusted, standing, standing_of_state};
 pub use job::{JOB_NAME, JobFile, JobFileError, SourceName};
 pub use lock::{Holder, Lock, LockError};
 use nix::sys::stat::{Mode, mkdirat};

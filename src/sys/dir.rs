@@ -127,7 +127,7 @@ pub fn remove_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
 /// # Errors
 /// Those of open(2) and removexattr(2).
 pub fn strip_dir_acls(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-    strip_acls(Handle::Open(open_dir_at(dir, name, Reading::default())?.as_fd())).map(drop)
+    strip_acls(Handle::Open(open_dir_at(dir, name, Reading::default())?.as_fd()), false).map(drop)
 }
 
 /// Descriptors of the directories last used below some roots, found by path: to reach their entries by, and no more (but

@@ -116,14 +116,37 @@ pub fn move_entry(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) ->
 /// # Errors
 /// Those of renameat2(2).
 pub fn rename_new(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    if try_rename_new(from, to)? {
+        return Ok(());
+    }
+    // a file system without it: somebody may take the name between the two calls
+    match Meta::at(to.0, to.1) {
+        Ok(_) => Err(Errno::EEXIST),
+        Err(Errno::ENOENT) => move_entry(from, to),
+        Err(err) => Err(err),
+    }
+}
+
+/// [`rename_new`] for a name that nobody may take meanwhile: on a file system without such a rename, an empty file takes it
+/// first.
+///
+/// # Errors
+/// Those of renameat2(2) and of creating the file; `EEXIST` when the name is taken.
+pub fn rename_reserving(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<(), Errno> {
+    if try_rename_new(from, to)? {
+        return Ok(());
+    }
+    close(create_new(to.0, to.1, 0o600)?)?;
+    move_entry(from, to).inspect_err(|_| {
+        let _ = remove_file(to.0, to.1);
+    })
+}
+
+/// `false`: the file system cannot do it.
+fn try_rename_new(from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8])) -> Result<bool, Errno> {
     match renameat2(from.0, from.1, to.0, to.1, RenameFlags::RENAME_NOREPLACE) {
-        // a file system without it: somebody may take the name between the two calls
-        Err(err) if Call::RenameFlags.allows(err) => match Meta::at(to.0, to.1) {
-            Ok(_) => Err(Errno::EEXIST),
-            Err(Errno::ENOENT) => move_entry(from, to),
-            Err(err) => Err(err),
-        },
-        renamed => renamed,
+        Err(err) if Call::RenameFlags.allows(err) => Ok(false),
+        renamed => renamed.map(|()| true),
     }
 }
 
@@ -233,6 +256,19 @@ pub fn errno_of_lost_write(fd: BorrowedFd<'_>, len: u64) -> Errno {
 
 /// statfs(2): FUSE, NFS, CIFS, SMB, SMB2, 9P, Ceph.
 const REMOTE: [i64; 7] = [0x6573_5546, 0x6969, 0xff53_4d42, 0x517b, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+
+/// statfs(2): ext2 to ext4, XFS, btrfs, tmpfs, ramfs, F2FS, ZFS, bcachefs.
+const KEEPING: [i64; 8] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
+
+/// Whether a file system is known to keep owner, mode, times and attributes, or to answer with an error. Others take some
+/// without an error, and have something else afterwards (exFAT, NTFS, rclone).
+///
+/// # Errors
+/// Those of fstatfs(2).
+pub fn keeps_metadata(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(KEEPING.contains(&fstatfs(fd)?.filesystem_type().0))
+}
 
 /// Whether [`sync_file_system`] reaches the storage: not over FUSE and network file systems,
 /// where only fsync of each file does.

@@ -61,14 +61,14 @@ impl Meta {
         }
     }
 
-    /// What the kernel knows of the type, the links, the owner and the mode of a descriptor, without asking a server. The rest does not
-    /// count.
+    /// What the kernel knows of the type, the links, the owner, the mode and the modification time of a descriptor, without
+    /// asking a server. The rest does not count.
     ///
     /// # Errors
     /// Those of statx(2).
     pub fn known(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         const OWNER: u32 = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_NLINK | libc::STATX_UID | libc::STATX_GID;
-        match statx(fd, libc::AT_STATX_DONT_SYNC, OWNER) {
+        match statx(fd, libc::AT_STATX_DONT_SYNC, OWNER | libc::STATX_MTIME) {
             // a kernel or a sandbox without it
             Err(err) if Call::Statx.allows(err) => Self::of(fd),
             asked => asked.map(|st| Self::from(&st)),
@@ -250,7 +250,15 @@ impl Handle<'_> {
         Meta::of(self.fd())
     }
 
-    /// The same, asked of the file system: see [`Meta::of_now`].
+    /// What the kernel knows of it: see [`Meta::known`].
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn meta_known(self) -> Result<Meta, Errno> {
+        Meta::known(self.fd())
+    }
+
+    /// The same as [`Self::meta`], asked of the file system: see [`Meta::of_now`].
     ///
     /// # Errors
     /// Those of statx(2).

@@ -28,9 +28,9 @@ pub use dir::{
     open_dir_at, open_root, reach_root, remove_dir, strip_dir_acls,
 };
 pub use file::{
-    End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, is_on_server, lock_file, move_entry,
-    next_data, open_read, open_write, remove_file, rename, rename_new, reopen, set_len, space, sync_data, sync_dir,
-    sync_file, sync_file_system, sync_open_dir, syncfs_reaches,
+    End, Locked, Reading, close, create_new, errno_of_lost_write, is_on_fuse, is_on_server, keeps_metadata, lock_file,
+    move_entry, next_data, open_read, open_write, remove_file, rename, rename_new, rename_reserving, reopen, set_len,
+    space, sync_data, sync_dir, sync_file, sync_file_system, sync_open_dir, syncfs_reaches,
 };
 pub use lease::{Lease, ignore_breaks};
 pub use loaded::is_loaded;
@@ -43,6 +43,6 @@ pub use signal::{SignalFlag, catch_signal, signal_number};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{
-    Class, Narrowed, SetXattrs, Stripped, XattrError, Xattrs, drop_other_xattrs, has_access_acl, has_default_acl,
-    strip_acls,
+    Class, Narrowed, SeenXattrs, SetXattrs, Stripped, XattrError, XattrReading, Xattrs, drop_other_xattrs,
+    has_access_acl, has_capability, has_default_acl, strip_acls,
 };

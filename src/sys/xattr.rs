@@ -3,14 +3,16 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{PoisonError, RwLock};
 
 use nix::errno::Errno;
 
 use super::meta::path_of;
 use super::{Handle, Reading, open_dir_at};
-use crate::types::{Call, Side, Verdict};
+use crate::types::{Call, Kind, Side, Verdict};
 
 /// Which side of the copying of attributes failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Class {
 pub struct Xattrs {
     all: Vec<(CString, Vec<u8>, Class)>,
     listed: bool,
+    /// Some that are no ACLs, and some that are, could not be read.
+    unread: (bool, bool),
     /// Where the access ACL is not copied.
     without_acl: Option<Narrowed>,
 }
@@ -57,28 +61,66 @@ pub struct SetXattrs {
     pub without_acl: Option<Narrowed>,
 }
 
+/// How the attributes of an entry are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XattrReading {
+    /// None are wanted: only the access ACL is looked at, because the mode's group bits are its mask.
+    pub none: bool,
+    /// The file system may not list ACLs and capabilities that it has (ntfs-3g): they are asked for by name.
+    pub by_name: bool,
+    /// What cannot be read is left out, and told by [`Xattrs::unread`].
+    pub leniently: bool,
+}
+
 impl Xattrs {
     /// Reads those that `wants` says, given the name and whether it is an ACL.
     ///
     /// # Errors
-    /// Those of listxattr(2) and getxattr(2) that do not mean that there are none.
-    pub fn read(from: Handle<'_>, wants: impl Fn(&[u8], bool) -> bool) -> Result<Self, Errno> {
+    /// Those of listxattr(2) and getxattr(2) that do not mean that there are none; none of an entry that is read leniently.
+    pub fn read(from: Handle<'_>, how: XattrReading, wants: impl Fn(&[u8], bool) -> bool) -> Result<Self, Errno> {
         let from = Target::new(from);
-        let Some(names) = from.list()? else { return Ok(Self::default()) };
-        let mut found = Self { listed: true, ..Self::default() };
-        for name in names.split_inclusive(|&b| b == 0) {
-            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        let mut found = Self::default();
+        let listed = match if how.none { Ok(Some(Vec::new())) } else { from.list() } {
+            Err(_) if how.leniently => {
+                found.unread = (true, true);
+                None
+            }
+            listed => listed?,
+        };
+        found.listed = listed.is_some();
+        let is_unlisted = listed.is_none() && found.unread == (false, false);
+        let names = listed.unwrap_or_default();
+        let listed = names.split_inclusive(|&b| b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+        let mut all: Vec<&CStr> = listed.collect();
+        let hidden: &[&CStr] = match how {
+            XattrReading { none: true, .. } => &[ACCESS_ACL],
+            _ if found.unread.1 || (how.by_name && !is_unlisted) => &[ACCESS_ACL, DEFAULT_ACL, CAPABILITY],
+            _ => &[],
+        };
+        let listed = all.len();
+        all.extend(hidden);
+        for (at, name) in all.iter().enumerate() {
             let wanted = wants(name.to_bytes(), is_acl(name));
-            if !wanted && name != ACCESS_ACL {
+            if (!wanted && *name != ACCESS_ACL) || all[..at].contains(name) {
                 continue;
             }
-            let value = match from.get(name) {
+            let value = match from.get(name).map_err(|err| (Call::GetXattr.verdict(Side::Source, err), err)) {
                 // removed since it was listed
-                Err(err) if Call::GetXattr.verdict(Side::Source, err) == Verdict::Absent => continue,
-                value => value?,
+                Err((Verdict::Absent, _)) => continue,
+                Err((Verdict::Unsupported | Verdict::NotPermitted, _)) if at >= listed => continue,
+                Err(_) if how.leniently => {
+                    let unread = if is_acl(name) { &mut found.unread.1 } else { &mut found.unread.0 };
+                    *unread = true;
+                    if *name == ACCESS_ACL {
+                        // nobody knows whom it refuses
+                        found.without_acl = Some(Narrowed { group: 0, others: 0 });
+                    }
+                    continue;
+                }
+                value => value.map_err(|(_, err)| err)?,
             };
             if wanted {
-                found.all.push((name.to_owned(), value, class_of(name)));
+                found.all.push(((*name).to_owned(), value, class_of(name)));
             } else {
                 // who is named in an ACL that is not wanted is as all others are
                 found.without_acl = Narrowed::by(&value, false);
@@ -92,34 +134,89 @@ impl Xattrs {
         self.listed
     }
 
+    /// Whether attributes that are no ACLs, and whether ACLs, could not be read.
+    pub fn unread(&self) -> (bool, bool) {
+        self.unread
+    }
+
     /// Whether there are any of a class.
     pub fn has(&self, class: Class) -> bool {
         self.all.iter().any(|(_, _, of)| *of == class)
     }
 
-    /// Sets those of a class.
+    /// Sets those of a class, of an entry of this type. With `seen`, those of names that were not seen there yet are read back.
+    /// `leniently`: what cannot be set is counted, whatever the reason is.
     ///
     /// # Errors
     /// Those of setxattr(2) that do not mean that the destination cannot hold them.
-    pub fn set(&self, to: Handle<'_>, class: Class) -> Result<SetXattrs, Errno> {
+    pub fn set(
+        &self,
+        (to, kind): (Handle<'_>, Option<Kind>),
+        class: Class,
+        (seen, leniently): (Option<&SeenXattrs>, bool),
+    ) -> Result<SetXattrs, Errno> {
         let mut result = SetXattrs::default();
         if class == Class::Acl {
             result.without_acl = self.without_acl;
         }
         for (name, value, _) in self.all.iter().filter(|(_, _, of)| *of == class) {
-            match Target::new(to).set(name, value) {
-                Ok(()) => result.set += 1,
-                Err(err) if Call::SetXattr.allows(err) => {
+            let target = Target::new(to);
+            let set = target.set(name, value);
+            let is_there = set.is_ok() && seen.is_none_or(|seen| seen.has(&target, kind, (name, value)));
+            match set {
+                Ok(()) if is_there => result.set += 1,
+                Err(err) if !Call::SetXattr.allows(err) && !leniently => return Err(err),
+                _ => {
                     result.unkept += 1;
                     if name.as_c_str() == ACCESS_ACL {
                         result.without_acl = Narrowed::by(value, true);
                     }
                 }
-                Err(err) => return Err(err),
             }
         }
         Ok(result)
     }
+}
+
+/// The names of attributes that a file system was seen to keep, by the type of the entry.
+#[derive(Debug, Default)]
+pub struct SeenXattrs(RwLock<HashSet<(Option<Kind>, CString)>>);
+
+impl SeenXattrs {
+    /// Names that are remembered, at most; a hostile tree may have any number of them.
+    const MAX: usize = 1 << 10;
+
+    /// Whether an attribute that was set is there. Capabilities are read back each time, other names until they were seen.
+    fn has(&self, target: &Target, kind: Option<Kind>, (name, value): (&CStr, &[u8])) -> bool {
+        let once = class_of(name) != Class::Privilege;
+        let key = (kind, name.to_owned());
+        if once && self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return true;
+        }
+        // a file system may store an ACL in another order
+        let is_there = target.get(name).is_ok_and(|there| there == value || (is_acl(name) && !there.is_empty()));
+        // what is not listed (trusted.* on NTFS) the next copy does not find; ACLs and capabilities are asked for by name
+        let is_found = || {
+            let names = target.list().ok().flatten().unwrap_or_default();
+            class_of(name) != Class::Plain || names.split_inclusive(|&b| b == 0).any(|n| n == name.to_bytes_with_nul())
+        };
+        let is_there = is_there && is_found();
+        if is_there && once {
+            let mut seen = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            if seen.len() < Self::MAX {
+                seen.insert(key);
+            }
+        }
+        is_there
+    }
+}
+
+/// Whether an entry has file capabilities.
+///
+/// # Errors
+/// Those of getxattr(2) that do not mean that there are none.
+pub fn has_capability(entry: Handle<'_>) -> Result<bool, Errno> {
+    Target::new(entry).has(CAPABILITY)
 }
 
 impl Narrowed {
@@ -153,14 +250,21 @@ pub fn drop_other_xattrs(
     from: Handle<'_>,
     to: Handle<'_>,
     wants: impl Fn(&[u8], bool) -> bool,
+    leniently: bool,
 ) -> Result<usize, XattrError> {
     let (from, to) = (Target::new(from), Target::new(to));
-    let there = to.list().map_err(XattrError::Writing)?.unwrap_or_default();
+    let there = match to.list() {
+        Err(_) if leniently => return Ok(1),
+        there => there.map_err(XattrError::Writing)?.unwrap_or_default(),
+    };
     let mut left = 0;
     if there.is_empty() {
         return Ok(left);
     }
-    let stays = from.list().map_err(XattrError::Reading)?.unwrap_or_default();
+    let stays = match from.list() {
+        Err(_) if leniently => return Ok(1),
+        stays => stays.map_err(XattrError::Reading)?.unwrap_or_default(),
+    };
     for name in
         there.split_inclusive(|&b| b == 0).filter(|name| !stays.split_inclusive(|&b| b == 0).any(|n| n == *name))
     {
@@ -169,6 +273,7 @@ pub fn drop_other_xattrs(
             match to.remove(name).map_err(|err| (Call::RemoveXattr.verdict(Side::Destination, err), err)) {
                 Ok(()) | Err((Verdict::Absent, _)) => {}
                 Err((Verdict::Unsupported | Verdict::NotPermitted, _)) => left += 1,
+                Err(_) if leniently => left += 1,
                 Err((_, err)) => return Err(XattrError::Writing(err)),
             }
         }
@@ -223,19 +328,21 @@ pub struct Stripped {
     pub left: bool,
 }
 
-/// Removes the ACLs that an entry got from its directory.
+/// Removes the ACLs that an entry got from its directory. `leniently`: those that cannot be removed are told, whatever the
+/// reason is.
 ///
 /// # Errors
 /// Those of removexattr(2) that do not mean that there is none, or that it has to stay.
-pub fn strip_acls(place: Handle<'_>) -> Result<Stripped, Errno> {
+pub fn strip_acls(place: Handle<'_>, leniently: bool) -> Result<Stripped, Errno> {
     let target = Target::new(place);
     let mut stripped = Stripped::default();
     for name in [ACCESS_ACL, DEFAULT_ACL] {
         match target.remove(name) {
             Ok(()) => stripped.any = true,
             Err(err) => match Call::RemoveXattr.verdict(Side::Destination, err) {
-                Verdict::NotPermitted | Verdict::Unsupported => stripped.left |= target.has(name)?,
                 Verdict::Absent => {}
+                _ if leniently => stripped.left |= target.has(name).unwrap_or(true),
+                Verdict::NotPermitted | Verdict::Unsupported => stripped.left |= target.has(name)?,
                 _ => return Err(err),
             },
         }
@@ -346,8 +453,8 @@ mod tests {
         from.set(c"user.long", &long).expect("set");
         from.set(c"user.unwanted", b"x").expect("set");
         let wants = |name: &[u8], _| name != b"user.unwanted";
-        let read = Xattrs::read(Handle::Open(a.as_fd()), wants).expect("read");
-        let set = |class| read.set(Handle::Open(b.as_fd()), class).expect("set").set;
+        let read = Xattrs::read(Handle::Open(a.as_fd()), XattrReading::default(), wants).expect("read");
+        let set = |class| read.set((Handle::Open(b.as_fd()), None), class, (None, false)).expect("set").set;
         assert_eq!([Class::Acl, Class::Privilege, Class::Plain].map(set), [0, 0, 2]);
         let to = Target::new(Handle::Open(b.as_fd()));
         assert_eq!(to.get(c"user.short"), Ok(b"x".to_vec()));

@@ -9,10 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::{At, DEST, Mover, Place};
+use crate::collision::COLLISION;
 use crate::guard::EXCHANGED;
 use crate::policy::Existing;
 use crate::state::{private_name, temporary_name};
-use crate::sys::{Errno, Meta, hold, make_private_dir, move_entry, remove_file, rename_new};
+use crate::sys::{
+    Errno, Meta, hold, make_private_dir, move_entry, names_in, remove_file, rename_new, rename_reserving,
+};
 use crate::types::{Failure, Kind, Op, RelPath, Temporary};
 
 /// Attempts to make the private directory. Another rank removes it when it finishes the directory of another source.
@@ -24,6 +27,8 @@ pub(super) struct Made {
     name: Vec<u8>,
     /// The name is the entry's final one.
     pub(super) is_final: bool,
+    /// What stands under the final name was looked at, and may be replaced.
+    replaces: bool,
 }
 
 impl Made {
@@ -50,7 +55,7 @@ impl Mover {
             return Err(EXCHANGED);
         }
         let name = self.temporary_name(source, &place.path, temporary);
-        Ok(Made { dir: Arc::new(dir), name, is_final: false })
+        Ok(Made { dir: Arc::new(dir), name, is_final: false, replaces: false })
     }
 
     /// Checks that an opened temporary file is a regular file with one name.
@@ -98,25 +103,64 @@ impl Mover {
         // With --update and --no-clobber a later run leaves what is there: a half entry must never have the final name.
         if self.job.policy.existing == Existing::Replace {
             match make((place.dest(), &place.dest_name)) {
-                Err(Errno::EEXIST) if self.may_replace(place) => {}
+                Err(Errno::EEXIST) => self.check_name(source, place)?,
                 made => {
                     let (dir, name) = (Arc::clone(&place.dest_dir), place.dest_name.clone());
-                    return made.map(|made| (made, Made { dir, name, is_final: true }));
+                    return made.map(|made| (made, Made { dir, name, is_final: true, replaces: false }));
                 }
             }
-        } else if !self.may_replace(place) && Meta::at(place.dest(), &place.dest_name).is_ok() {
-            return Err(Errno::EEXIST);
+        } else if Meta::at(place.dest(), &place.dest_name).is_ok() {
+            self.check_name(source, place)?;
         }
         let first = Temporary { generation: self.job.generation, attempt: 0 };
-        self.make_temporary(source, place, first, make)
+        let (entry, made) = self.make_temporary(source, place, first, make)?;
+        Ok((entry, Made { replaces: self.job.policy.existing == Existing::Replace, ..made }))
+    }
+
+    /// Whether what stands under the name of an entry has another name: that of another entry of the source.
+    ///
+    /// # Errors
+    /// Those of looking at both directories.
+    pub(super) fn has_other_name(&mut self, source: u16, place: &Place) -> Result<bool, Errno> {
+        let job = &self.job;
+        let is_single = job.sources[usize::from(source)].single.is_some();
+        self.collisions.has_other(&place.dest_dir, &place.dest_name, || {
+            if job.sources_at(&place.dir()) > 1 {
+                return Ok(None);
+            }
+            if is_single { Ok(Some(Vec::new())) } else { names_in(place.source_dir.as_fd()).map(Some) }
+        })
+    }
+
+    /// Checks that what stands under the name of an entry may be replaced.
+    ///
+    /// # Errors
+    /// [`COLLISION`] for another entry of the source, `EEXIST` for what is to be left; those of looking at it.
+    fn check_name(&mut self, source: u16, place: &Place) -> Result<(), Errno> {
+        match self.has_other_name(source, place)? {
+            true => Err(COLLISION),
+            false if self.may_replace(place) => Ok(()),
+            false => Err(Errno::EEXIST),
+        }
     }
 
     /// Gives a complete entry its final name, and returns that place. If a later step fails, the entry has to be discarded
     /// there: where nothing may be replaced, the next attempt would find the name taken.
-    pub(super) fn give_name(&self, place: &Place, made: &Made) -> Result<Made, Failure> {
-        let renamed = if self.may_replace(place) { move_entry } else { rename_new };
-        renamed(made.place(), (place.dest(), &place.dest_name)).at(Op::Rename, DEST)?;
-        Ok(Made { dir: Arc::clone(&place.dest_dir), name: place.dest_name.clone(), is_final: true })
+    pub(super) fn give_name(&mut self, source: u16, place: &Place, made: &Made) -> Result<Made, Failure> {
+        let to = (place.dest(), place.dest_name.as_slice());
+        let renamed = match self.job.policy.existing {
+            _ if made.replaces => move_entry(made.place(), to),
+            // two names that collide may come to this at once
+            Existing::Replace => rename_reserving(made.place(), to),
+            // an empty file, after a kill, would be left by a later run
+            _ => rename_new(made.place(), to),
+        };
+        let renamed = match renamed {
+            Err(Errno::EEXIST) => self.check_name(source, place).and_then(|()| move_entry(made.place(), to)),
+            renamed => renamed,
+        };
+        renamed.at(Op::Rename, DEST)?;
+        Ok(Made { dir: Arc::clone(&place.dest_dir), name: place.dest_name.clone(), is_final: true, replaces: false })
     }
 
     /// Whether another entry that has the name may be replaced.

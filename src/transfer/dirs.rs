@@ -2,15 +2,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::known::{Earlier, is_recorded_dir};
+use super::known::Earlier;
 use super::metadata::{Age, Setting};
 use super::probe::LinkCalls;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
-use crate::proto::{DirBefore, FinishedDir, Source, TaskResult};
+use crate::proto::{DirBefore, FinishedDir, TaskResult};
 use crate::scan::names_in;
 use crate::state::{private_name, remove_private_dir, remove_temporaries};
 use crate::sys::{Errno, Handle, Meta, Reading, open_dir_at, remove_dir};
-use crate::types::{Facts, Failure, Kind, Op, Outcome, RelPath};
+use crate::types::{Facts, Failure, Identity, Kind, Op, Outcome, RelPath};
 
 impl Mover {
     /// Ends directories, in the order given.
@@ -25,6 +25,11 @@ impl Mover {
             if let Some(earlier) = earlier.filter(|earlier| self.is_as_recorded(source, &dir, earlier)) {
                 confirmed.push(earlier.number);
                 self.confirm(dir.path, earlier);
+                continue;
+            }
+            // one that could not be made, or not be opened at the source, has nothing to be finished
+            if let (Some(failure), None) = (&dir.failure, &dir.before) {
+                self.fail(dir.path, Kind::Dir, failure.clone());
                 continue;
             }
             let finished = self.retried(|me, _| me.finish_dir(source, &dir));
@@ -54,7 +59,7 @@ impl Mover {
         let (Ok(from), Ok(to)) = (self.source_dir(source, &above), self.dest_dir(source, &above)) else { return false };
         let Ok(from) = self.source_meta((from.as_fd(), name)) else { return false };
         let Ok(there) = Meta::at(to.as_fd(), name) else { return false };
-        !has_changed(dir.before, &from) && is_recorded_dir(&from, &there, earlier)
+        !self.has_changed(dir.before, &from) && self.is_recorded_dir(&from, &there, earlier)
     }
 
     fn finish_dir(
@@ -95,12 +100,12 @@ impl Mover {
     /// or it has the same entries still and holds still while they are listed again. The times alone may change without
     /// a reason: a kernel that had cached them gets those of the file system.
     fn settled(&self, dir: BorrowedFd<'_>, before: Option<DirBefore>, mut now: Meta) -> Result<Option<Meta>, Failure> {
-        let Some(before) = before.filter(|before| has_changed(Some(*before), &now)) else { return Ok(Some(now)) };
+        let Some(before) = before.filter(|before| self.has_changed(Some(*before), &now)) else { return Ok(Some(now)) };
         for _ in 0..MAX_ATTEMPTS {
             let names = names_in(dir, self.reading).at(Op::List, SOURCE)?;
             let after = Meta::of_now(dir).at(Op::Stat, SOURCE)?;
             // the listing has made the kernel or the server forget an old time
-            if !has_changed(Some(before), &after) {
+            if !self.has_changed(Some(before), &after) {
                 return Ok(Some(after));
             }
             if before.names.is_some_and(|seen| seen != names) {
@@ -114,11 +119,19 @@ impl Mover {
         Ok(None)
     }
 
+    /// Whether a directory is another one than before it was listed: what came or went meanwhile may not be in the copy.
+    fn has_changed(&self, before: Option<DirBefore>, now: &Meta) -> bool {
+        let identity = |mtime, ctime| Identity { size: 0, mtime, ctime };
+        let changes = self.job.policy.changes;
+        before.is_some_and(|before| {
+            changes.show_another(&identity(before.mtime, before.ctime), &identity(now.mtime, now.ctime))
+        })
+    }
+
     /// Removes the private directory, if there is one, and what earlier runs have left. Everything in the directory has ended;
     /// but of two sources that meet here the other one may still use some.
     fn remove_left_behind(&self, path: &RelPath, private: bool, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        let meets = |source: &&Source| path.strip(&source.target).is_some() || source.target.strip(path).is_some();
-        let is_shared = self.job.sources.iter().filter(meets).count() > 1;
+        let is_shared = self.job.sources_at(path) > 1;
         let has_earlier = self.job.generation > 1 || !self.job.abandoned.is_empty();
         match (is_shared, has_earlier) {
             (true, _) if private => match remove_dir(dir, &private_name(&self.job, path)) {
@@ -130,9 +143,4 @@ impl Mover {
             _ => Ok(()),
         }
     }
-}
-
-/// Whether a directory is another one than before it was listed: what came or went meanwhile may not be in the copy.
-fn has_changed(before: Option<DirBefore>, now: &Meta) -> bool {
-    before.is_some_and(|before| (before.mtime, before.ctime) != (now.mtime, now.ctime))
 }

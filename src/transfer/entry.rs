@@ -11,6 +11,7 @@ use super::metadata::{Age, Kept, Setting};
 use super::probe::LinkCalls;
 use super::syncer::{Syncer, make_durable};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
+use crate::collision::COLLISION;
 use crate::digest::PieceHasher;
 use crate::guard::EXCHANGED;
 use crate::plan::{Range, range_len_of};
@@ -306,7 +307,7 @@ impl Mover {
                     self.sync_if_needed(to.plain())?;
                     // nothing may come to light once it has taken another file's place
                     to.flush().at(Op::Close, DEST)?;
-                    let named = self.give_name(place, &made)?;
+                    let named = self.give_name(source, place, &made)?;
                     let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.plain()), &mut kept));
                     let closed = again.and_then(|()| to.close().at(Op::Close, DEST));
                     closed.inspect_err(|_| named.discard())?;
@@ -344,7 +345,8 @@ impl Mover {
         let whole = Range { offset: 0, len: meta.size };
         let (span, digest) = self.copy_piece(&mut pair, whole, || PieceHasher::whole(meta.size))?;
         let after = self.node.meta_now(pair.from.plain(), meta.dev).at(Op::Stat, SOURCE)?;
-        if span == Span::NotItsLength || after.identity() != meta.identity() {
+        let changes = self.job.policy.changes;
+        if span == Span::NotItsLength || changes.show_another(&meta.identity(), &after.identity()) {
             return Ok(None);
         }
         pair.to.close_direct().at(Op::Close, DEST)?;
@@ -381,19 +383,35 @@ impl Mover {
         };
         let link = if kind == Kind::Symlink { self.link_calls(source, place)? } else { LinkCalls::ALL };
         let op = if kind == Kind::Symlink { Op::Symlink } else { Op::Mknod };
+        let uid = self.job.maker.uid;
         let make = |(dir, name): (BorrowedFd<'_>, &[u8])| match &target {
             Some(target) => make_symlink(target, dir, name),
-            None => make_node(dir, name, kind, meta.rdev),
+            None => make_node(dir, name, kind, meta.rdev).inspect_err(|err| {
+                if *err != Errno::EEXIST {
+                    remove_stray(dir, name, uid);
+                }
+            }),
         };
+        let unmade = || Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
         let made = match self.make_beside(source, place, make) {
             Ok(((), made)) => made,
-            // an ordinary user's device, a file system without special files
-            Err(err) if kind != Kind::Symlink && Call::Mknod.allows(err) => {
-                return Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
+            Err(err) if kind == Kind::Symlink || [Errno::EEXIST, COLLISION].contains(&err) => {
+                return Err(err).at(op, DEST);
             }
-            Err(err) => return Err(err).at(op, DEST),
+            // an ordinary user's device, a file system without special files
+            Err(err) if Call::Mknod.allows(err) => return unmade(),
+            // ERANGE of cryfs, EIO of rclone: whether the type is the reason, a plain file tells
+            Err(err) if !self.can_make_file(source, place) => return Err(err).at(op, DEST),
+            Err(_) => match self.make_beside(source, place, make) {
+                Ok(((), made)) => made,
+                Err(_) => return unmade(),
+            },
         };
-        let finished = self.held(&made, &meta, target.as_deref()).and_then(|to| {
+        let Some(to) = self.held(&made, &meta, target.as_deref()).inspect_err(|_| made.discard())? else {
+            made.discard();
+            return unmade();
+        };
+        let finished = (|| {
             let mut kept = self.set_metadata(&Setting {
                 from: Handle::Held(from.as_fd()),
                 to: Handle::Held(to.as_fd()),
@@ -404,18 +422,30 @@ impl Mover {
                 made: None,
             })?;
             if !made.is_final {
-                let named = self.give_name(place, &made)?;
+                let named = self.give_name(source, place, &made)?;
                 let again = self.retried(|me, _| me.keep_times_again(Handle::Held(to.as_fd()), &mut kept));
                 again.inspect_err(|_| named.discard())?;
             }
             Ok(kept)
-        });
+        })();
         let kept = finished.inspect_err(|_| made.discard())?;
         Ok(Attempt::Done(kept.facts(target)))
     }
 
+    /// Whether a plain file can be made where an entry cannot.
+    fn can_make_file(&mut self, source: u16, place: &Place) -> bool {
+        // Attempts at entries never reach this number.
+        let temporary = Temporary { generation: self.job.generation, attempt: u8::MAX - 2 };
+        let made = self.make_temporary(source, place, temporary, |(dir, name)| create_new(dir, name, 0o600));
+        made.is_ok_and(|(file, made)| {
+            made.discard();
+            close(file).is_ok()
+        })
+    }
+
     /// Takes hold of an entry that was just made and is not opened: of the same type, target and device, and this user's own.
-    fn held(&self, made: &Made, source: &Meta, target: Option<&[u8]>) -> Result<OwnedFd, Failure> {
+    /// `None`: the file system has made a plain file instead.
+    fn held(&self, made: &Made, source: &Meta, target: Option<&[u8]>) -> Result<Option<OwnedFd>, Failure> {
         let (dir, name) = made.place();
         let held = hold(dir, name, false).at(Op::Open, DEST)?;
         let there = Meta::of(&held).at(Op::Stat, DEST)?;
@@ -427,14 +457,21 @@ impl Mover {
         let same_device = !is_device || there.rdev == source.rdev;
         let own = there.uid == self.job.maker.uid && there.nlink == 1;
         if own && there.kind == source.kind && same_target && same_device {
-            return Ok(held);
+            return Ok(Some(held));
         }
-        Err(EXCHANGED).at(Op::Open, DEST)
+        let is_plain = there.kind == Some(Kind::File) && there.size == 0;
+        if own && is_plain && target.is_none() { Ok(None) } else { Err(EXCHANGED).at(Op::Open, DEST) }
     }
 
     /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.
-    fn without_copying(&self, source: u16, place: &Place, kind: Kind, meta: &Meta) -> Result<Option<Attempt>, Failure> {
-        if let Some((kind, facts)) = self.left_there(place, meta)? {
+    fn without_copying(
+        &mut self,
+        source: u16,
+        place: &Place,
+        kind: Kind,
+        meta: &Meta,
+    ) -> Result<Option<Attempt>, Failure> {
+        if let Some((kind, facts)) = self.left_there(source, place, meta)? {
             return Ok(Some(Attempt::Left(kind, facts)));
         }
         let linked = meta.nlink > 1 && self.job.policy.preserve.links;
@@ -442,7 +479,7 @@ impl Mover {
     }
 
     /// What is at the destination, if it is to be left.
-    fn left_there(&self, place: &Place, source: &Meta) -> Result<Option<(Kind, Facts)>, Failure> {
+    fn left_there(&mut self, number: u16, place: &Place, source: &Meta) -> Result<Option<(Kind, Facts)>, Failure> {
         if self.job.policy.existing == Existing::Replace || place.ours {
             return Ok(None);
         }
@@ -453,6 +490,9 @@ impl Mover {
         // making the entry will tell what is wrong with a directory there
         let Some(kind) = there.kind.filter(|kind| *kind != Kind::Dir) else { return Ok(None) };
         let Some(fate) = self.job.policy.keeps(there.mtime, source.mtime) else { return Ok(None) };
+        if self.has_other_name(number, place).at(Op::Stat, DEST)? {
+            return Err(Failure::COLLISION);
+        }
         let target = match kind {
             Kind::Symlink => Some(read_link(place.dest(), &place.dest_name).at(Op::ReadLink, DEST)?),
             _ => None,
@@ -544,7 +584,10 @@ impl Mover {
             let is_own = there.uid == self.job.maker.uid && there.nlink == 1;
             is_whole(&there) && is_own && there.mtime == file.identity.mtime && there.ctime >= began
         });
-        if finished { self.take_back(place, file) } else { Ok(false) }
+        if !finished || self.has_other_name(file.source, place).at(Op::Stat, DEST)? {
+            return Ok(false);
+        }
+        self.take_back(place, file)
     }
 
     /// Gives a large file its temporary name again; whether it is this user's own, which nobody else can have written to.
@@ -571,6 +614,14 @@ impl Mover {
         let sized =
             set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
         sized.inspect_err(|_| made.discard())
+    }
+}
+
+/// Removes the plain file that a file system has made instead of a special file before it answered with an error (exFAT).
+fn remove_stray(dir: BorrowedFd<'_>, name: &[u8], uid: u32) {
+    let is_stray = |there: Meta| there.kind == Some(Kind::File) && (there.size, there.nlink, there.uid) == (0, 1, uid);
+    if Meta::at(dir, name).is_ok_and(is_stray) {
+        let _ = remove_file(dir, name);
     }
 }
 

@@ -10,6 +10,7 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::journal::{Encoded, Item};
 use crate::plan::Range;
+use crate::policy::Changes;
 use crate::proto::KnownEntry;
 use crate::sys::{Class, End, Errno, Handle, Meta, Reading, hold, open_read, read_link, reopen};
 use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
@@ -56,10 +57,14 @@ impl Mover {
             there => there.at(Op::Stat, DEST)?,
         };
         let ours = is_recorded_copy((place.dest(), &place.dest_name), &there, entry)?;
-        if !ours || !is_recorded_source(&from, entry) {
+        let (dir, name) = place.source();
+        // another target of the same length may have the same time
+        let same_target = from.kind != Some(Kind::Symlink)
+            || read_link(dir, name).is_ok_and(|target| entry.facts.target.as_deref() == Some(target.as_slice()));
+        if !ours || !same_target || !is_recorded_source(&from, entry) {
             return Ok(Checked::Copy { ours });
         }
-        let facts = match has_recorded_metadata(&from, &there, entry) {
+        let facts = match self.has_recorded_metadata(&from, &there, entry) {
             true => None,
             false => match self.refresh(source, place, entry)? {
                 None => return Ok(Checked::Copy { ours }),
@@ -99,8 +104,14 @@ impl Mover {
         if !is_same || !keeps_owner || gives_rights || there.nlink > 1 {
             return Ok(None);
         }
-        if *kind == Kind::File && !self.has_content((place.dest(), to.as_fd()), facts)? {
+        if *kind == Kind::File
+            && (!self.has_content((place.dest(), to.as_fd()), facts)? || !self.is_unchanged(place, &source, facts)?)
+        {
             return Ok(None);
+        }
+        // attributes of the user's own read-only file: the mode is set again below
+        if *kind == Kind::File && !self.node.privileged && there.mode & 0o200 == 0 {
+            handle.set_mode(there.mode | 0o200).at(Op::Chmod, DEST)?;
         }
         let all_dropped = self.drop_other_xattrs(source_handle, handle)?;
         let inherits_acl = place.inherits_acl;
@@ -133,13 +144,58 @@ impl Mover {
         if !self.node.guard().watches() || !self.node.guard().is_shared(dir).at(Op::Stat, DEST)? {
             return Ok(true);
         }
+        self.reads_as(&mut End::buffered(reopen(held).at(Op::Open, DEST)?), facts)
+    }
+
+    /// Whether the source still has the recorded content although its ctime is another one. It is read: size and modification
+    /// time can be the same in spite of another content. A file that several ranks would copy is copied again instead.
+    fn is_unchanged(&mut self, place: &Place, source: &Meta, facts: &Facts) -> Result<bool, Failure> {
+        if source.ctime == facts.ctime || self.job.policy.changes != Changes::Ctime {
+            return Ok(true);
+        }
+        if source.size > self.job.tuning.range_len {
+            return Ok(false);
+        }
+        let (dir, name) = place.source();
+        let mut from = End::buffered(open_read(dir, name, self.reading).at(Op::Open, SOURCE)?);
+        let reads_as = self.reads_as(&mut from, facts).map_err(|failure| Failure { side: SOURCE, ..failure })?;
+        let after = self.node.meta_now(from.plain(), source.dev).at(Op::Stat, SOURCE)?;
+        Ok(reads_as && !Changes::Ctime.show_another(&source.identity(), &after.identity()))
+    }
+
+    /// Whether an open file has the recorded content.
+    fn reads_as(&mut self, file: &mut End, facts: &Facts) -> Result<bool, Failure> {
         let Some(digest) = facts.digest else { return Ok(false) };
-        let mut back = End::buffered(reopen(held).at(Op::Open, DEST)?);
         let (moved, mut hasher) = (self.task.bytes_moved, PieceHasher::whole(facts.size));
         let range = Range { offset: 0, len: facts.size };
-        let span = self.copy_span(&mut back, None, range, false, Some(&mut hasher))?;
+        let span = self.copy_span(file, None, range, false, Some(&mut hasher))?;
         self.task.bytes_moved = moved;
         Ok(span == Span::Copied && hasher.finish() == digest)
+    }
+
+    /// Whether nothing of the source's metadata was changed since it was copied, and owner and mode of the copy neither. Without
+    /// ctime a change of owner and mode alone is noticed.
+    fn has_recorded_metadata(&self, from: &Meta, there: &Meta, entry: &Earlier) -> bool {
+        let facts = &entry.facts;
+        let keeps = |kind, same: bool| same || facts.unkept.has(kind);
+        let mode_counts = entry.kind != Kind::Symlink && self.job.policy.preserve.mode;
+        let is_unchanged = match self.job.policy.changes {
+            Changes::Ctime => from.ctime == facts.ctime,
+            Changes::Mtime | Changes::None => {
+                let wanted = self.node.guard().wanted(from, there);
+                (!mode_counts || from.mode == facts.mode) && keeps(Unkept::OWNER, wanted == (facts.uid, facts.gid))
+            }
+        };
+        is_unchanged
+            && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
+            && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode)
+    }
+
+    /// Whether a directory is on both sides as its record says: nothing in it came, went or has another name.
+    pub(super) fn is_recorded_dir(&self, from: &Meta, there: &Meta, entry: &Earlier) -> bool {
+        is_recorded_source(from, entry)
+            && has_recorded_times(there, entry)
+            && self.has_recorded_metadata(from, there, entry)
     }
 
     /// Ends an entry whose data is there from an earlier run.
@@ -156,23 +212,9 @@ impl Mover {
     }
 }
 
-/// Whether nothing of the source's metadata was changed since it was copied, and owner and mode of the copy neither.
-fn has_recorded_metadata(from: &Meta, there: &Meta, entry: &Earlier) -> bool {
-    let facts = &entry.facts;
-    let keeps = |kind, same: bool| same || facts.unkept.has(kind);
-    from.ctime == facts.ctime
-        && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
-        && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode)
-}
-
-/// Whether a directory is on both sides as its record says: nothing in it came, went or has another name.
-pub(super) fn is_recorded_dir(from: &Meta, there: &Meta, entry: &Earlier) -> bool {
-    is_recorded_source(from, entry) && has_recorded_times(there, entry) && has_recorded_metadata(from, there, entry)
-}
-
 /// Whether the copy is of the kind that was recorded, and was not written since.
 fn has_recorded_times(there: &Meta, Earlier { kind, facts, .. }: &Earlier) -> bool {
-    there.kind == Some(*kind) && there.mtime == facts.mtime_there.unwrap_or(facts.mtime)
+    there.kind == Some(*kind) && facts.may_have_time(there.mtime)
 }
 
 /// Whether the source has the data that was copied.

@@ -47,7 +47,7 @@ impl Mover {
             End::buffered(open_read(dir, name, self.reading).at(Op::Open, SOURCE)?)
         };
         let meta = Meta::of(from.plain()).at(Op::Stat, SOURCE)?;
-        if !is_same(file, &meta) {
+        if !self.is_same(file, &meta) {
             return Ok(TaskResult::Changed);
         }
         let mut pair = Pair::large(self, made.place(), from, &meta, file.sparse)?;
@@ -55,7 +55,7 @@ impl Mover {
         let range = ranges.get(index);
         let (span, value) = self.copy_piece(&mut pair, range, || PieceHasher::range(range.offset))?;
         let after = self.node.meta_now(pair.from.plain(), meta.dev).at(Op::Stat, SOURCE)?;
-        if span == Span::NotItsLength || !is_same(file, &after) {
+        if span == Span::NotItsLength || !self.is_same(file, &after) {
             return Ok(TaskResult::Changed);
         }
         self.sync_if_needed(pair.to.plain())?;
@@ -97,7 +97,7 @@ impl Mover {
         let (dir, name) = place.source();
         let from = open_read(dir, name, self.reading).at(Op::Open, SOURCE)?;
         let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
-        if !is_same(file, &meta) {
+        if !self.is_same(file, &meta) {
             return Ok(None);
         }
         let (in_dir, temporary) = made.place();
@@ -113,11 +113,16 @@ impl Mover {
             made: None,
         })?;
         self.sync_if_needed(to.as_fd())?;
-        let named = self.give_name(&place, &made)?;
+        let named = self.give_name(file.source, &place, &made)?;
         let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.as_fd()), &mut kept));
         again.and_then(|()| close(to).at(Op::Close, DEST)).inspect_err(|_| named.discard())?;
         self.sync_dir_later(&place.dir());
         Ok(Some(kept.facts(None)))
+    }
+
+    /// Whether the source is the version of the file that was found at first.
+    fn is_same(&self, file: &LargeFile, meta: &Meta) -> bool {
+        meta.kind == Some(Kind::File) && !self.job.policy.changes.show_another(&file.identity, &meta.identity())
     }
 
     /// Removes what was written of the file; with a failure, that is how it ended.
@@ -132,8 +137,4 @@ impl Mover {
             None => TaskResult::Ended,
         }
     }
-}
-
-fn is_same(file: &LargeFile, meta: &Meta) -> bool {
-    meta.kind == Some(Kind::File) && meta.identity() == file.identity
 }

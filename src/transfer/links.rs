@@ -7,7 +7,7 @@ use super::{At, DEST, Mover, Place};
 use crate::guard::EXCHANGED;
 use crate::proto::{Returned, TaskResult};
 use crate::sys::{Errno, Handle, Meta, hold, link, read_link};
-use crate::types::{Call, Facts, Failure, Kind, Op, Outcome, RelPath, Unkept};
+use crate::types::{Call, Facts, Failure, Halt, Kind, Op, Outcome, RelPath, Unkept, Verdict};
 
 impl Mover {
     /// Links each path to the owner. Paths that the file system cannot link are handed back, to be copied.
@@ -38,6 +38,8 @@ impl Mover {
                     self.end(path, kind, Outcome::Done(facts));
                 }
                 Ok(false) => unlinkable.push(Returned::Unlinkable { path, kind }),
+                // Whatever the reason is: if it is not the link's alone, the copy meets it too.
+                Err(failure) if is_of_the_link(&failure) => unlinkable.push(Returned::Unlinkable { path, kind }),
                 Err(failure) => {
                     self.fail(path, kind, failure);
                 }
@@ -59,10 +61,14 @@ impl Mover {
         // The owner of the directory may have put another entry under this name: it is held and checked.
         let held = hold(owner_dir.as_fd(), owner_name, false).at(Op::Link, DEST)?;
         let touches = kind == Kind::Symlink && self.link_calls(source, &place)?.utimens;
+        // Another thread would take the access time that readlink(2) sets for the link's own.
+        let alone = touches.then(|| self.node.alone_with_times());
         let meta = is_copy(held.as_fd(), kind, facts, touches).at(Op::Link, DEST)?;
+        drop(alone);
         if self.job.generation > 1
             && let Ok(there) = Meta::at(place.dest(), &place.dest_name)
             && meta.is_same(&there)
+            && !self.has_other_name(source, &place).at(Op::Link, DEST)?
         {
             return Ok(true);
         }
@@ -77,7 +83,7 @@ impl Mover {
         match self.make_beside(source, &place, |to| link(held.as_fd(), to)) {
             Ok(((), made)) => {
                 if !made.is_final {
-                    self.replace(&place, &made)?;
+                    self.replace(source, &place, &made)?;
                 }
                 self.sync_dir_later(&place.dir());
                 Ok(true)
@@ -87,12 +93,20 @@ impl Mover {
         }
     }
 
-    fn replace(&self, place: &Place, made: &Made) -> Result<(), Failure> {
-        self.give_name(place, made).inspect_err(|_| made.discard())?;
+    fn replace(&mut self, source: u16, place: &Place, made: &Made) -> Result<(), Failure> {
+        self.give_name(source, place, made).inspect_err(|_| made.discard())?;
         // rename(2) of one name of a file onto another name of the same file does nothing: the first name is still there.
         made.discard();
         Ok(())
     }
+}
+
+/// Whether a plain copy of the entry may do where a link has failed: GlusterFS has `ENOSPC` for a file with many names, cryfs
+/// `ERANGE`, rclone `EIO`.
+fn is_of_the_link(failure: &Failure) -> bool {
+    failure.op == Op::Link
+        && failure.errno != Errno::EEXIST as i32
+        && failure.verdict() != Verdict::Halt(Halt::FileSystemGone)
 }
 
 /// Checks that an entry of the copy is as its record says: type, owner, size or target or device, modification time. If
@@ -114,8 +128,7 @@ fn is_copy(held: BorrowedFd<'_>, kind: Kind, facts: &Facts, touches: bool) -> Re
             Kind::CharDev | Kind::BlockDev => facts.rdev == Some(there.rdev_numbers()),
             _ => true,
         };
-        let same_times = there.mtime == facts.mtime_there.unwrap_or(facts.mtime);
-        if there.kind == Some(kind) && same_uid && same_data && same_times {
+        if there.kind == Some(kind) && same_uid && same_data && facts.may_have_time(there.mtime) {
             return Ok(there);
         }
     }

@@ -14,8 +14,8 @@ use super::probe::LinkCalls;
 use super::{At, DEST, Mover, SOURCE};
 use crate::guard::EXCHANGED;
 use crate::sys::{
-    Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, Xattrs, drop_other_xattrs,
-    has_default_acl, reaches_held, strip_acls, sync_file, sync_open_dir,
+    Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, XattrReading, Xattrs,
+    drop_other_xattrs, has_default_acl, reaches_held, strip_acls, sync_file, sync_open_dir,
 };
 use crate::types::{Call, Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
 
@@ -28,7 +28,7 @@ pub(super) struct Kept {
     /// The source's metadata, with the owner and the mode that the copy is to have.
     pub(super) meta: Meta,
     pub(super) unkept: Unkept,
-    /// The copy's times of last access and of modification.
+    /// The times of last access and of modification that the copy is to have.
     times: (Timestamp, Timestamp),
     /// The times can be set.
     keeps_times: bool,
@@ -86,7 +86,10 @@ impl Mover {
         if self.job.fresh || !self.job.policy.strips_inherited_acls() {
             return Ok(false);
         }
-        has_default_acl(dir).at(Op::Xattr, DEST)
+        match has_default_acl(dir) {
+            Err(_) if self.leniently => Ok(true),
+            has => has.at(Op::Xattr, DEST),
+        }
     }
 
     /// The attributes of a source that its copy is to have; `meta` is the source's metadata. `unkept` notes that some cannot
@@ -96,7 +99,13 @@ impl Mover {
         (from, meta): (Handle<'_>, &Meta),
         unkept: &mut Unkept,
     ) -> Result<Xattrs, Failure> {
-        let read = match Xattrs::read(from, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+        let attributes = &self.node.attributes;
+        let how = XattrReading {
+            none: !attributes.wants_some(false) && !attributes.wants_some(true),
+            by_name: self.node.hides_xattrs(meta.dev),
+            leniently: self.leniently,
+        };
+        let read = match Xattrs::read(from, how, |name, is_acl| attributes.wants(name, is_acl)) {
             // Without /proc there is no path to the attributes of an entry that is not opened.
             Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) && !reaches_held() => None,
             read => Some(read.at(Op::Xattr, SOURCE)?),
@@ -106,8 +115,9 @@ impl Mover {
             Some(read) => self.node.loses_xattrs((meta.dev, meta.kind), read.were_listed()),
             None => true,
         };
-        for (acls, kind) in [(false, Unkept::XATTR), (true, Unkept::ACL)] {
-            if are_lost && self.node.attributes.wants_some(acls) {
+        let unread = read.as_ref().map(Xattrs::unread).unwrap_or_default();
+        for (acls, kind, unread) in [(false, Unkept::XATTR, unread.0), (true, Unkept::ACL, unread.1)] {
+            if (are_lost || unread) && attributes.wants_some(acls) {
                 unkept.add(kind);
             }
         }
@@ -128,12 +138,15 @@ impl Mover {
         if source.kind == Some(Kind::File) && have.mode & SETUID_SETGID != 0 {
             keep_mode(to, have.mode & 0o777, &mut unkept)?;
         }
-        let stripped =
-            if set.inherits_acl && !is_link { strip_acls(to).at(Op::Xattr, DEST)? } else { Stripped::default() };
+        let stripped = if set.inherits_acl && !is_link {
+            strip_acls(to, self.leniently).at(Op::Xattr, DEST)?
+        } else {
+            Stripped::default()
+        };
         if stripped.left {
             unkept.add(Unkept::ACL);
         }
-        set_xattrs(&xattrs, Class::Plain, to, &mut unkept)?;
+        self.set_xattrs(&xattrs, Class::Plain, set, &mut unkept)?;
         let owner = self.keep_owner(set, &have, &mut unkept)?;
         if let Age::Dir(once_owned) = &set.of {
             once_owned().at(Op::Create, DEST)?;
@@ -145,14 +158,28 @@ impl Mover {
         if policy.preserve.timestamps {
             self.keep_times(set, &mut unkept)?;
         }
-        if set.made.is_some() && whole(to, source)?.mtime != source.mtime && policy.preserve.timestamps {
-            unkept.add(Unkept::TIMES);
+        let mut mode = mode;
+        if self.node.doubts_metadata() {
+            let there = if set.made.is_some() { whole(to, source)? } else { to.meta_known().at(Op::Stat, DEST)? };
+            if (there.uid, there.gid) != (owner.uid, owner.gid) {
+                unkept.add(Unkept::OWNER);
+            }
+            if there.mode != mode && !is_link {
+                if policy.preserve.mode {
+                    unkept.add(Unkept::MODE);
+                }
+                mode = there.mode;
+            }
+            if there.mtime != source.mtime && policy.preserve.timestamps {
+                unkept.add(Unkept::TIMES);
+            }
         }
-        let times = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
+        let seen = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
             true => (source.atime, source.mtime),
             false => to.meta().map(|there| (there.atime, there.mtime)).at(Op::Stat, DEST)?,
         };
-        let mtime_there = Some(times.1).filter(|mtime| *mtime != source.mtime);
+        let mtime_there = Some(seen.1).filter(|mtime| *mtime != source.mtime);
+        let times = if policy.preserve.timestamps { (source.atime, source.mtime) } else { seen };
         let mode = if policy.preserve.mode { source.mode } else { mode };
         let meta = Meta { mode, uid: owner.uid, gid: owner.gid, ..*source };
         Ok(Kept { meta, unkept, times, keeps_times: set.link.utimens, mtime_there })
@@ -174,7 +201,7 @@ impl Mover {
         if gives_rights && !self.give_rights(set, owner, (bits, xattrs), unkept)? {
             bits = 0;
         }
-        let acls = set_xattrs(xattrs, Class::Acl, to, unkept)?;
+        let acls = self.set_xattrs(xattrs, Class::Acl, set, unkept)?;
         let mode = self.allowed_mode(source, owner, unkept, acls.without_acl);
         let mode = if is_file { mode & !SETUID_SETGID | bits } else { mode };
         // The cached mode of a directory may be older than the change that this job has made to it.
@@ -213,9 +240,29 @@ impl Mover {
             }
             return Ok(false);
         }
+        // Data that a write-back cache still holds (FUSE) would clear them when it is written.
+        if self.node.asks_server() {
+            sync_file(fd).at(Op::Fsync, DEST)?;
+        }
         keep_mode(set.to, bits | set.source.mode & 0o700, unkept)?;
-        set_xattrs(xattrs, Class::Privilege, set.to, unkept)?;
+        self.set_xattrs(xattrs, Class::Privilege, set, unkept)?;
         Ok(true)
+    }
+
+    /// Sets the attributes of one class, and notes what cannot be kept.
+    fn set_xattrs(
+        &self,
+        xattrs: &Xattrs,
+        class: Class,
+        Setting { to, source, .. }: &Setting<'_>,
+        unkept: &mut Unkept,
+    ) -> Result<SetXattrs, Failure> {
+        let set =
+            xattrs.set((*to, source.kind), class, (self.node.doubted_xattrs(), self.leniently)).at(Op::Xattr, DEST)?;
+        if set.unkept > 0 {
+            unkept.add(if class == Class::Acl { Unkept::ACL } else { Unkept::XATTR });
+        }
+        Ok(set)
     }
 
     /// Sets the owner if it differs and may be set.
@@ -243,6 +290,12 @@ impl Mover {
                 }
                 Err(err) => return Err(err).at(Op::Chown, DEST),
             };
+        if was_set && self.node.doubts_metadata() {
+            let there = set.to.meta_known().at(Op::Stat, DEST)?;
+            if (there.uid, there.gid) != (wants_uid, wants_gid) {
+                unkept.add(Unkept::OWNER);
+            }
+        }
         let source = (set.source.uid, set.source.gid);
         let differs = unkept.has(Unkept::OWNER) || (wants_uid, wants_gid) != source;
         Ok(Ownership { uid: wants_uid, gid: wants_gid, set: was_set, differs })
@@ -295,7 +348,7 @@ impl Mover {
         // A file system rounds or clamps a time that it cannot hold, without an error.
         let usual = 0..=i64::from(i32::MAX);
         if (self.node.coarse_times || !usual.contains(&source.mtime.sec))
-            && to.meta().at(Op::Stat, DEST)?.mtime != source.mtime
+            && to.meta_now().at(Op::Stat, DEST)?.mtime != source.mtime
         {
             unkept.add(Unkept::TIMES);
         }
@@ -306,22 +359,26 @@ impl Mover {
     /// ones.
     pub(super) fn keep_times_again(&self, to: Handle<'_>, kept: &mut Kept) -> Result<(), Failure> {
         let set = if kept.keeps_times { to.set_times(kept.times.0, kept.times.1) } else { Err(Errno::EOPNOTSUPP) };
-        match set {
-            Err(err) if Call::Utimens.allows(err) => {
-                if self.job.policy.preserve.timestamps {
-                    kept.unkept.add(Unkept::TIMES);
-                }
-                let there = to.meta().at(Op::Stat, DEST)?.mtime;
-                kept.mtime_there = Some(there).filter(|mtime| *mtime != kept.meta.mtime);
-                Ok(())
-            }
-            set => set.at(Op::Utimes, DEST),
+        let is_set = match set {
+            Err(err) if Call::Utimens.allows(err) => false,
+            set => set.map(|()| true).at(Op::Utimes, DEST)?,
+        };
+        if is_set && !self.node.doubts_metadata() && !kept.unkept.has(Unkept::TIMES) {
+            return Ok(());
         }
+        let there = to.meta().at(Op::Stat, DEST)?.mtime;
+        kept.mtime_there = Some(there).filter(|mtime| *mtime != kept.meta.mtime);
+        kept.unkept.remove(Unkept::TIMES);
+        if self.job.policy.preserve.timestamps && (kept.mtime_there.is_some() || !is_set) {
+            kept.unkept.add(Unkept::TIMES);
+        }
+        Ok(())
     }
 
     /// Removes the attributes of a copy that its source no longer has. Returns whether all could be removed.
     pub(super) fn drop_other_xattrs(&self, from: Handle<'_>, to: Handle<'_>) -> Result<bool, Failure> {
-        match drop_other_xattrs(from, to, |name, is_acl| self.node.attributes.wants(name, is_acl)) {
+        let wants = |name: &[u8], is_acl| self.node.attributes.wants(name, is_acl);
+        match drop_other_xattrs(from, to, wants, self.leniently) {
             Ok(left) => Ok(left == 0),
             Err(XattrError::Reading(err)) => Err(err).at(Op::Xattr, SOURCE),
             Err(XattrError::Writing(err)) => Err(err).at(Op::Xattr, DEST),
@@ -370,13 +427,4 @@ fn whole(to: Handle<'_>, source: &Meta) -> Result<Meta, Failure> {
         return Err(Errno::EIO).at(Op::Write, DEST);
     }
     Ok(have)
-}
-
-/// Sets the attributes of one class, and notes what cannot be kept.
-fn set_xattrs(xattrs: &Xattrs, class: Class, to: Handle<'_>, unkept: &mut Unkept) -> Result<SetXattrs, Failure> {
-    let set = xattrs.set(to, class).at(Op::Xattr, DEST)?;
-    if set.unkept > 0 {
-        unkept.add(if class == Class::Acl { Unkept::ACL } else { Unkept::XATTR });
-    }
-    Ok(set)
 }

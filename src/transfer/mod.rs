@@ -26,6 +26,7 @@ pub use node::{Node, open_marked};
 use syncer::Syncer;
 pub use throttle::Throttle;
 
+use crate::collision::{COLLISION, Collisions};
 use crate::guard::EXCHANGED;
 use crate::journal::{Batch, Item, Recorder};
 use crate::proto::{Job, MAX_BATCH_PATHS_LEN, MAX_SHOWN_FAILURES, Report, Task, TaskResult};
@@ -44,6 +45,7 @@ pub struct Mover {
     recorder: Arc<Mutex<Recorder>>,
     sources: DirCache,
     destination: DirCache,
+    collisions: Collisions,
     reading: Reading,
     buffer: Buffer,
     task: TaskLog,
@@ -55,6 +57,8 @@ pub struct Mover {
     lister: Lister,
     /// Where files are made durable one by one.
     syncer: Option<Syncer>,
+    /// Attributes that cannot be read, set or removed are left out, and noted.
+    leniently: bool,
 }
 
 /// What the current task has ended so far.
@@ -111,6 +115,7 @@ impl<T> At<T> for Result<T, Errno> {
     fn at(self, op: Op, side: Side) -> Result<T, Failure> {
         self.map_err(|errno| match errno {
             EXCHANGED => Failure::EXCHANGED,
+            COLLISION => Failure::COLLISION,
             errno => Failure { op, side, errno: errno as i32 },
         })
     }
@@ -132,6 +137,7 @@ impl Mover {
             reading: roots.reading,
             sources: DirCache::new(roots.sources.clone(), roots.cached_dirs).reading(roots.reading),
             destination: DirCache::new(vec![Arc::clone(&roots.destination)], roots.cached_dirs),
+            collisions: Collisions::default(),
             buffer: Buffer::new(job.tuning.block_len),
             job: Arc::clone(job),
             node: Arc::clone(node),
@@ -143,6 +149,7 @@ impl Mover {
             lister: Lister::new(rooms, roots, halt),
             // without its threads this one does it
             syncer: node.unsynced().and_then(|_| Syncer::start().ok()),
+            leniently: false,
         }
     }
 
@@ -193,10 +200,11 @@ impl Mover {
         TaskResult::Stopped
     }
 
-    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again.
-    fn retried<T>(&mut self, what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+    /// Tries again what failed in a way that may pass; `what` is told whether it is tried again. Where attributes alone are
+    /// the reason in the end, they are left out: they never cost an entry its data.
+    fn retried<T>(&mut self, mut what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut retry = self.retry.clone();
-        let result = retry.run(self, what, |me| {
+        let result = retry.run(self, &mut what, |me| {
             // a descriptor may be what is stale
             me.sources.clear();
             me.destination.clear();
@@ -207,7 +215,15 @@ impl Mover {
             goes_on
         });
         self.retry = retry;
-        result
+        match result {
+            Err(failure) if failure.is_of_attributes() && !self.leniently && !self.is_halting() => {
+                self.leniently = true;
+                let result = what(self, true);
+                self.leniently = false;
+                result
+            }
+            result => result,
+        }
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {

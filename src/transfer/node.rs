@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use nix::unistd::geteuid;
 use super::probe::LinkCalls;
 use crate::guard::Guard;
 use crate::policy::XattrChoice;
-use crate::proto::{Durability, Job};
+use crate::proto::{Durability, Job, Source};
 use crate::retry::Lag;
 use crate::state::marker_name;
 use crate::sys::{
-    DirCache, Errno, Meta, Mounts, Unsynced, group_name, is_loaded, open_root, sync_file_system, syncfs_reaches,
-    user_name,
+    DirCache, Errno, Meta, Mounts, SeenXattrs, Unsynced, group_name, is_loaded, is_on_fuse, keeps_metadata, open_root,
+    sync_file_system, syncfs_reaches, user_name,
 };
 use crate::types::{Kind, LinkId, escaped};
 
@@ -36,8 +36,12 @@ pub struct Node {
     lag: Lag,
     /// Whether a time that was set may be another one afterwards.
     pub(super) coarse_times: bool,
+    /// Where metadata that was set may not be kept: the attributes that were seen to be.
+    doubted: Option<SeenXattrs>,
     pub(super) attributes: XattrChoice,
     guard: Arc<Guard>,
+    /// Held by a thread that sets an access time back which it has changed.
+    times: Mutex<()>,
     /// By the devices of the destination that were tried.
     link_calls: Mutex<HashMap<u64, LinkCalls>>,
     /// Device and type of source entries whose attributes could be listed.
@@ -61,6 +65,8 @@ pub(super) struct NodeSource {
     dev: u64,
     /// A local file system: the kernel's cached metadata are current.
     is_local: bool,
+    /// ACLs and capabilities may be there that are not listed.
+    hides_xattrs: bool,
     file_system: u64,
 }
 
@@ -83,15 +89,31 @@ impl Node {
             lag.source |= !is_local;
             from_dfuse |= mounts.has_dfuse(as_path(&source.dir));
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
-            sources.push(NodeSource { dir: Arc::new(dir), dev, is_local, file_system: source.file_system });
+            let hides_xattrs = is_on_fuse(dir.as_fd()) && !mounts.is_dfuse(as_path(&source.dir));
+            sources.push(NodeSource {
+                dir: Arc::new(dir),
+                dev,
+                is_local,
+                hides_xattrs,
+                file_system: source.file_system,
+            });
         }
         let destination = if job.policy.dry_run {
             open(&job.destination)?
         } else {
             open_marked(&job.destination, job.id, || open_root(as_path(&job.destination)))?
         };
+        let shows_marker = |(source, root): (&Source, &NodeSource)| {
+            source.single.is_none() && Meta::at(root.dir.as_fd(), &marker_name(job.id)).is_ok()
+        };
+        if let Some((source, _)) = job.sources.iter().zip(&sources).find(|pair| shows_marker(*pair)) {
+            let (source, copy) = (escaped(&source.dir), escaped(&job.destination));
+            return Err(format!("{source}: and {copy} are the same directory on this node"));
+        }
         let reaches = is_local(&destination, &job.destination)?;
         lag.destination = !reaches;
+        let keeps = keeps_metadata(destination.as_fd());
+        let keeps = keeps.map_err(|err| format!("{}: statfs: {}", escaped(&job.destination), err.desc()))?;
         // a file system mounted below the root is another one: syncfs of the root does not reach it
         let path = as_path(&job.destination);
         let other_mounts = mounts.below(path).next().is_some();
@@ -113,8 +135,10 @@ impl Node {
             may_lose_writes: mounts.has_dfuse(path) && (from_dfuse || !is_loaded(b"libioil.so")),
             lag,
             coarse_times: job.coarse_times || other_mounts,
+            doubted: (other_mounts || !keeps).then(SeenXattrs::default),
             attributes: XattrChoice::new(&job.policy).map_err(|err| err.to_string())?,
             guard: Arc::new(guard.map_err(|err| err.to_string())?),
+            times: Mutex::default(),
             link_calls: Mutex::default(),
             have_xattrs: RwLock::default(),
             unshared: Mutex::default(),
@@ -134,6 +158,11 @@ impl Node {
     pub(super) fn meta_now(&self, file: BorrowedFd<'_>, dev: u64) -> Result<Meta, Errno> {
         let is_local = self.sources.iter().any(|source| source.is_local && source.dev == dev);
         if is_local { Meta::of(file) } else { Meta::of_now(file) }
+    }
+
+    /// Whether entries on this device may have ACLs and capabilities that are not listed.
+    pub(super) fn hides_xattrs(&self, dev: u64) -> bool {
+        self.sources.iter().any(|source| source.hides_xattrs && source.dev == dev)
     }
 
     /// The destination's root.
@@ -173,6 +202,16 @@ impl Node {
         self.lag.destination
     }
 
+    /// Whether metadata that was set may not be kept, though no call has failed.
+    pub(super) fn doubts_metadata(&self) -> bool {
+        self.doubted.is_some()
+    }
+
+    /// Where that is so: the attributes that were seen to be kept.
+    pub(super) fn doubted_xattrs(&self) -> Option<&SeenXattrs> {
+        self.doubted.as_ref()
+    }
+
     /// Where a name that another node has made may not be known yet.
     pub fn lag(&self) -> Lag {
         self.lag
@@ -184,6 +223,11 @@ impl Node {
             SyncedBy::Each(unsynced) => Some(unsynced),
             _ => None,
         }
+    }
+
+    /// Keeps the other threads of the rank from looking at the access time of a symbolic link of the copy meanwhile.
+    pub(super) fn alone_with_times(&self) -> MutexGuard<'_, ()> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What can be set of a link on a device of the destination, if that was tried.

@@ -100,6 +100,11 @@ impl Unkept {
         self.0 |= other.0;
     }
 
+    /// Takes out what `other` names.
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
     /// Whether it holds what `other` names.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -167,6 +172,14 @@ pub struct Facts {
     pub hardlink: Option<RelPath>,
     pub unkept: Unkept,
     pub fate: Fate,
+}
+
+impl Facts {
+    /// Whether an unchanged copy may have this modification time: the one that was set, or the one that was seen. Some file
+    /// systems show another one right after writing than later (s3fs).
+    pub fn may_have_time(&self, mtime: Timestamp) -> bool {
+        mtime == self.mtime || Some(mtime) == self.mtime_there
+    }
 }
 
 /// How an entry ended.

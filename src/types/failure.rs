@@ -5,7 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Verdict};
+use super::{Call, Halt, Verdict};
 
 /// The operation that failed, by the name of the call where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub enum Op {
     Clone,
     /// An entry at the destination that others can exchange is not proved to be the copy's.
     Exchanged,
+    /// The destination takes the name for that of another entry.
+    Collision,
 }
 
 /// Which tree the operation was on.
@@ -58,7 +60,8 @@ pub enum Side {
 pub struct Failure {
     pub op: Op,
     pub side: Side,
-    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`], [`Op::Exchanged`]).
+    /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`], [`Op::Exchanged`],
+    /// [`Op::Collision`]).
     pub errno: i32,
 }
 
@@ -69,6 +72,8 @@ impl Failure {
     pub const STOPPED: Self = Self { op: Op::Stopped, side: Side::Source, errno: 0 };
     /// What stands at the destination is not proved to be the copy's.
     pub const EXCHANGED: Self = Self { op: Op::Exchanged, side: Side::Destination, errno: 0 };
+    /// The destination takes the name for that of another entry of the source.
+    pub const COLLISION: Self = Self { op: Op::Collision, side: Side::Destination, errno: 0 };
     /// The directory is one of its own ancestors.
     pub const LOOP: Self = Self { op: Op::Loop, side: Side::Source, errno: 0 };
 }
@@ -84,6 +89,11 @@ impl Failure {
     /// of writing back once.
     pub fn loses_data(&self) -> bool {
         self.side == Side::Destination && matches!(self.op, Op::Fsync | Op::Close)
+    }
+
+    /// Whether an entry can be copied without the extended attributes that it is of.
+    pub fn is_of_attributes(&self) -> bool {
+        self.op == Op::Xattr && self.verdict() != Verdict::Halt(Halt::FileSystemGone)
     }
 
     /// Whether it may pass by itself: a server that restarts, another node's cache that does not know a new name yet.
@@ -126,6 +136,7 @@ impl fmt::Display for Op {
             Self::Stopped => "stopped",
             Self::Clone => "clone",
             Self::Exchanged => "exchanged",
+            Self::Collision => "collision",
         })
     }
 }
@@ -147,6 +158,10 @@ impl fmt::Display for Failure {
             Op::Exchanged => f.write_str(
                 "what stands at the destination is not known to be the copy's, and others can exchange it: give it the owner of \
                  the source, or remove it",
+            ),
+            Op::Collision => f.write_str(
+                "the destination takes this name for that of another entry (it ignores case, or changes names): rename one of \
+                 them in the source, or copy to another file system",
             ),
             Op::Stopped => f.write_str("broken off"),
             Op::Loop => f.write_str("leads back to a directory on the way to it, or to the destination: not entered"),

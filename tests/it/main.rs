@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acls;
+mod collisions;
 mod command_line;
 mod crash_points;
 mod credentials;
@@ -17,6 +18,7 @@ mod faults;
 mod faults_proof;
 mod fidelity;
 mod file_system_proof;
+mod file_systems;
 mod filters;
 mod hostile_dirs;
 mod hostile_links;

@@ -60,19 +60,24 @@ const PASSES: &[&str] = &["EIO", "ESTALE", "EINTR"];
 /// Calls, errnos, kinds of what is counted.
 type Unkept = (&'static [&'static str], &'static [&'static [&'static str]], &'static [&'static str]);
 
+const ALL: &[&[&str]] = &[NOT_SUPPORTED, NOT_ALLOWED, NO_SPACE, PASSES, &["EINVAL", "ENOENT"]];
+
 /// At the destination: what is not kept and counted. The first row that fits.
 #[rustfmt::skip]
 const UNKEPT: &[Unkept] = &[
     (&["fchmod", "fchmodat"], &[NOT_SUPPORTED, NOT_ALLOWED, &["EINVAL"]], &["mode"]),
     (&["fchown", "fchownat"], &[NOT_SUPPORTED, NOT_ALLOWED, &["EINVAL"]], &["ownership", "mode"]),
     (&["utimensat"], &[NOT_SUPPORTED, NOT_ALLOWED, &["EINVAL"]], &["timestamps"]),
-    (&["fsetxattr", "setxattr"], &[NOT_SUPPORTED, NOT_ALLOWED, &["EINVAL", "ENOSPC"]], &["xattr", "acl", "mode"]),
-    (&["fremovexattr", "removexattr"], &[NOT_SUPPORTED, NOT_ALLOWED, &["EINVAL"]], &["xattr", "acl"]),
-    (&["mknodat"], &[NOT_SUPPORTED, &["EPERM", "EINVAL"]], &["special"]),
-    (&["linkat"], &[NOT_SUPPORTED, &["EPERM"]], &["links"]),
+    (&["fsetxattr", "setxattr"], ALL, &["xattr", "acl", "mode"]),
+    (&["fremovexattr", "removexattr"], ALL, &["xattr", "acl"]),
+    (&["mknodat"], ALL, &["special"]),
+    (&["linkat"], ALL, &["links"]),
     // A lease that is refused: nobody but the owner gets rights.
     (&["fcntl"], &[NOT_SUPPORTED, NOT_ALLOWED, NO_SPACE, &["EINVAL", "ENOENT", "EIO", "ESTALE", "EINTR"]], &["mode", "xattr"]),
 ];
+
+/// Attributes never cost an entry its data, on neither side.
+const READING: &[&str] = &["fgetxattr", "flistxattr", "getxattr", "listxattr"];
 
 /// The first that fits is what follows; of a call that is made for several reasons the second may.
 fn most(call: &str, kind: &Kind, errno: &str) -> [Most; 2] {
@@ -90,6 +95,8 @@ fn most(call: &str, kind: &Kind, errno: &str) -> [Most; 2] {
     };
     let fits = |(calls, errnos, _): &&Unkept| calls.contains(&call) && errnos.iter().any(|group| is(group));
     match UNKEPT.iter().find(fits).filter(|_| kind.side == Side::Destination) {
+        // Attributes of a directory tell who may enter it: without them it is not made.
+        None if READING.contains(&call) => [Most::Unkept(&["xattr", "acl", "mode"]), usual],
         Some((_, _, kinds)) if call == "fcntl" => [Most::Unkept(kinds), usual],
         Some((_, _, kinds)) => [Most::Unkept(kinds); 2],
         None => [usual; 2],

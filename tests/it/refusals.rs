@@ -5,16 +5,19 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
+use crate::support::fuse::{Faults, FuseMount};
 use crate::support::launch::Job;
 use crate::support::mounts;
 use crate::support::oracle::{self, Aspects};
 use crate::support::skip::{self, need};
-use crate::support::tree::{chmod, noise_file, temp};
+use crate::support::tree::{self, chmod, noise_file, temp};
 
 /// A directory with two small sources `a` and `b`, a file `f`, and a directory `d`.
 fn scene() -> TempDir {
@@ -158,6 +161,34 @@ fn bind_mounts_do_not_hide_that_source_and_destination_are_the_same() {
             &["a/one", "bound/one"],
         ],
     );
+}
+
+#[test]
+fn two_mounts_of_one_file_system_do_not_hide_it_either() {
+    let fuse = need!(FuseMount::new(Faults::default()));
+    let (below, above) = (fuse.backing(), fuse.path());
+    noise_file(&below.join("src/sub/dst/there"), 100);
+    noise_file(&below.join("src/file"), 100);
+    fs::create_dir(below.join("src/empty")).unwrap();
+    tree::age(below);
+    let roots = [(below, above), (above, below)];
+    for (one, other) in roots {
+        for (src, dst) in [("src/", "src"), ("src/", "src/new"), ("src", "src/sub/dst"), ("src/", "src/sub/dst")] {
+            for ranks in [1, 2] {
+                // for so long the mount may show what the run before has removed
+                thread::sleep(Duration::from_millis(1100));
+                let before = oracle::walk(below);
+                let outcome = Job::ranks(ranks).run([one.join(src), other.join(dst)]);
+                let line = outcome.assert_refused();
+                assert!(line.contains("mount") || line.contains("overwritten"), "{line}");
+                // a directory that was made and removed again has changed the time of the one that it was in
+                let was_there = src == "src/" && dst != "src/new";
+                let aspects = Aspects { mtime: was_there, ..Aspects::ALL };
+                let changed = oracle::compare(&before, &oracle::walk(below), aspects);
+                oracle::assert_none(&changed, &outcome.told());
+            }
+        }
+    }
 }
 
 #[test]

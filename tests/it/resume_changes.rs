@@ -3,15 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::support::chance::{self, Chance};
+use crate::support::fuse::{Faults, FuseMount};
 use crate::support::journal::kill_at;
+use crate::support::launch::{Job, NOBODY};
 use crate::support::listing::{Listing, assert_untouched, listing};
 use crate::support::manifest::{self, Expect};
 use crate::support::oracle::{self, Aspects};
 use crate::support::resumed::{Case, both, bytes_of, job, number};
+use crate::support::skip::{self, need};
 use crate::support::sys;
 use crate::support::told;
 use crate::support::tree::{self, chmod, noise, noise_file, raw, set_times, temp, write};
@@ -50,6 +53,65 @@ fn what_changed_in_the_source_meanwhile_is_taken_over_and_nothing_else() {
         if complete {
             assert_eq!(number(&told::json(&outcome), "bytes_moved"), len + 50_000 + 3000 + 2000, "{}", outcome.told());
         }
+    }
+}
+
+/// Size and modification time are as they were: the target of a link, and the ctime of a file, tell.
+#[test]
+fn what_changed_under_the_same_size_and_time_is_copied_again() {
+    for (complete, case) in both() {
+        let files = case.files();
+        let (file, touched) = (raw(&case.place.src, &files[2]), raw(&case.place.src, &files[30]));
+        let link = case.place.src.join("link");
+        let metas = [&file, &link].map(|path| path.symlink_metadata().unwrap());
+        let old = fs::read_link(&link).unwrap().into_os_string().into_string().unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink(old.chars().map(|c| if c.is_ascii_alphabetic() { 'x' } else { c }).collect::<String>(), &link).unwrap();
+        let content = noise(usize::try_from(metas[0].len()).unwrap(), 77);
+        write(&file, &content);
+        for (path, meta) in [&file, &link].into_iter().zip(&metas) {
+            set_times(path, (meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()));
+        }
+        // this one's ctime alone
+        let meta = touched.metadata().unwrap();
+        set_times(&touched, (meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()));
+        let outcome = case.again(&job(2));
+        case.place.assert_whole(&job(2), &outcome);
+        if complete {
+            assert_eq!(number(&told::json(&outcome), "bytes_moved"), metas[0].len(), "{}", outcome.told());
+        }
+    }
+}
+
+#[test]
+fn where_each_look_shows_another_ctime_the_changes_that_count_can_be_chosen() {
+    let fuse = need!(FuseMount::new(Faults { moving_ctime: true, attributes_and_holes: true, ..Faults::default() }));
+    let (below, src) = (fuse.backing().join("src"), fuse.path().join("src"));
+    tree::small_files(&below, 4, 20);
+    noise_file(&below.join("in-ranges"), 300_000);
+    tree::age(&below);
+    let dir = temp();
+    let run =
+        |name: &str, options: &[&str]| job(2).options(["--json"]).options(options).run([&src, &dir.path().join(name)]);
+    let outcome = run("by-ctime", &[]);
+    outcome.assert_code(1).assert_says("--changes=mtime");
+    for changes in ["--changes=mtime", "--changes=none"] {
+        let dst = dir.path().join(&changes[10..]);
+        let name = dst.file_name().unwrap().to_str().unwrap();
+        run(name, &[changes]).assert_code(0);
+        let again = run(name, &[changes]);
+        again.assert_code(0);
+        assert_eq!(number(&told::json(&again), "bytes_moved"), 0, "{}", again.told());
+        oracle::assert_none(&oracle::differences(&below, &dst, Aspects::ALL), &again.told());
+        write(&below.join("d000/f0001"), &noise(4321, 5));
+        chmod(&below.join("d001/f0001"), 0o604);
+        let again = run(name, &[changes]);
+        again.assert_code(0);
+        assert_eq!(number(&told::json(&again), "bytes_moved"), 4321, "{}", again.told());
+        oracle::assert_none(&oracle::differences(&below, &dst, Aspects::ALL), &again.told());
+        write(&below.join("d000/f0001"), &noise(1234, 6));
+        chmod(&below.join("d001/f0001"), 0o644);
+        tree::age(&below);
     }
 }
 
@@ -222,5 +284,36 @@ fn what_is_to_be_left_is_left_and_nothing_half_written_is() {
         oracle::assert_none(&unfinished(&state), &outcome.told());
         let expect = Expect { root: &dst, ranks: 2, digests: true, strangers: false };
         manifest::checked(&state.join("manifest.jsonl"), &expect);
+    }
+}
+
+#[test]
+fn an_ordinary_user_goes_on_with_his_own_closed_directory_and_read_only_file() {
+    need!(skip::root());
+    let dir = temp();
+    let (src, dst) = (dir.path().join("src"), dir.path().join("his/dst"));
+    let (plain, closed) = (src.join("plain"), src.join("read-only"));
+    write(&plain, b"plain");
+    write(&closed, b"read-only");
+    fs::create_dir(dir.path().join("his")).unwrap();
+    sys::set_xattr(&closed, "user.note", b"old").unwrap();
+    for path in [&src, &plain, &closed, &dir.path().join("his")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chmod(&closed, 0o444);
+    chmod(&src, 0o555);
+    tree::age(&src);
+    let place = Place::new(&src, &dst);
+    for (options, note) in
+        [(vec![], b"old"), (vec![], b"new"), (vec!["--restart"], b"odd"), (vec!["--no-preserve=mode"], b"end")]
+    {
+        sys::set_xattr(&closed, "user.note", note).unwrap();
+        let job = Job::ranks(2).by_nobody(dir.path()).options(&options);
+        let outcome = job.run([&src, &dst]);
+        outcome.assert_code(0);
+        assert_eq!(sys::get_xattr(&dst.join("read-only"), b"user.note").unwrap(), note, "{}", outcome.told());
+        let found = oracle::differences(&src, &dst, Aspects::ALL);
+        oracle::assert_none(&found, &outcome.told());
+        oracle::assert_none(&unfinished(&place.state), &outcome.told());
     }
 }

@@ -23,6 +23,12 @@ pub enum FileSystem {
     Tmpfs,
     /// Refuses O_DIRECT.
     Ramfs,
+    /// In user space. Ignores case; without owners and modes.
+    Exfat,
+    /// In user space. Ignores case, and lists names in lower case; without owners and modes.
+    NtfsIgnoringCase,
+    /// In user space, as ntfs-3g mounts it by itself; without owners and modes.
+    Ntfs,
 }
 
 impl FileSystem {
@@ -35,8 +41,23 @@ impl FileSystem {
             FileSystem::Ext4OfSeconds => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128"])),
             FileSystem::Xfs => Some(("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"])),
             FileSystem::Btrfs => Some(("mkfs.btrfs", &["-q", "-f"])),
+            FileSystem::Exfat => Some(("mkfs.exfat", &[])),
+            FileSystem::NtfsIgnoringCase | FileSystem::Ntfs => Some(("mkfs.ntfs", &["-F", "-Q", "-q"])),
             FileSystem::Tmpfs | FileSystem::Ramfs => None,
         }
+    }
+
+    /// The command that mounts an image, but for image and directory.
+    fn mounting(self) -> Command {
+        let words: &[&str] = match self {
+            FileSystem::Exfat => &["mount", "-t", "exfat-fuse", "-o", "loop"],
+            FileSystem::NtfsIgnoringCase => &["lowntfs-3g", "-o", "ignore_case"],
+            FileSystem::Ntfs => &["ntfs-3g"],
+            _ => &["mount", "-o", "loop"],
+        };
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command
     }
 }
 
@@ -83,7 +104,7 @@ impl Mount {
                 let image = home.path().join("image");
                 File::create(&image).unwrap().set_len(size_mib << 20).unwrap();
                 succeed(Command::new(mkfs).args(options).arg(&image))?;
-                succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path))?;
+                succeed(kind.mounting().arg(&image).arg(&path))?;
             }
             None => {
                 let name = if kind == FileSystem::Tmpfs { "tmpfs" } else { "ramfs" };
@@ -148,6 +169,69 @@ pub fn sshfs(store: &Path, at: &Path) -> Result<MountPoint, Missing> {
         options += ",no_contain_symlinks";
     }
     succeed(Command::new("sshfs").args(["-o", &options]).arg(format!("here:{}", store.display())).arg(at))?;
+    Ok(MountPoint(at.to_path_buf()))
+}
+
+/// File systems in user space that keep what they hold in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    Gocryptfs,
+    FuseOverlayfs,
+    /// With the kernel's write-back cache.
+    Mergerfs,
+    Encfs,
+    Unionfs,
+}
+
+impl Over {
+    /// What the file system holds is there for all to see, as it is.
+    pub fn shows_store(self) -> bool {
+        matches!(self, Over::Mergerfs | Over::Unionfs)
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Over::Gocryptfs => "gocryptfs",
+            Over::FuseOverlayfs => "fuse-overlayfs",
+            Over::Mergerfs => "mergerfs",
+            Over::Encfs => "encfs",
+            Over::Unionfs => "unionfs-fuse",
+        }
+    }
+}
+
+/// Mounts a new one at `at`; `home` is for what it holds.
+pub fn over(kind: Over, home: &Path, at: &Path) -> Result<MountPoint, Missing> {
+    skip::root()?;
+    skip::program(kind.program())?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Missing::new("no /dev/fuse"));
+    }
+    let [store, lower, work, secret] = ["store", "lower", "work", "secret"].map(|name| home.join(name));
+    [&store, &lower, &work, &at.to_path_buf()].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    fs::write(&secret, "secret\n").unwrap();
+    let mut command = Command::new(kind.program());
+    match kind {
+        Over::Gocryptfs => {
+            let made = Command::new("gocryptfs")
+                .args(["-init", "-q", "-scryptn", "10", "-passfile"])
+                .arg(&secret)
+                .arg(&store)
+                .status();
+            assert!(made.unwrap().success());
+            command.args(["-q", "-passfile"]).arg(&secret).arg(&store).arg(at)
+        }
+        Over::FuseOverlayfs => {
+            let [lower, upper, work] = [lower, store, work].map(|dir| dir.display().to_string());
+            command.args(["-o", &format!("lowerdir={lower},upperdir={upper},workdir={work}")]).arg(at)
+        }
+        Over::Mergerfs => command.args(["-o", "cache.files=auto-full,cache.writeback=true"]).arg(&store).arg(at),
+        Over::Encfs => {
+            command.args(["--standard", "--extpass"]).arg(format!("cat {}", secret.display())).arg(&store).arg(at)
+        }
+        Over::Unionfs => command.arg(format!("{}=RW", store.display())).arg(at),
+    };
+    succeed(&mut command)?;
     Ok(MountPoint(at.to_path_buf()))
 }
 

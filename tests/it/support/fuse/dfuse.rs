@@ -136,6 +136,7 @@ impl Passthrough {
 
     /// Attributes as this mount shows them.
     pub fn shown(&self, attr: FileAttr) -> FileAttr {
+        let attr = if self.faults.moving_ctime { FileAttr { ctime: SystemTime::now(), ..attr } } else { attr };
         self.dfuse.as_ref().map_or(attr, |dfuse| dfuse.shown(attr))
     }
 
@@ -143,6 +144,7 @@ impl Passthrough {
     pub fn attributes_ttl(&self, ino: INodeNo) -> Duration {
         match &self.dfuse {
             Some(dfuse) if !dfuse.options.caching || dfuse.is_intercepted(ino) => Duration::ZERO,
+            None if self.faults.moving_ctime => Duration::ZERO,
             _ => ATTRIBUTES,
         }
     }

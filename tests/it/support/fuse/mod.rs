@@ -45,6 +45,8 @@ pub struct Faults {
     pub attributes_and_holes: bool,
     /// Times that are set become multiples of so many seconds, as on FAT.
     pub clock_step_s: Option<i64>,
+    /// The ctime of everything is the present moment, at each look.
+    pub moving_ctime: bool,
     /// EINVAL at every open with O_DIRECT.
     pub no_odirect: bool,
     /// EINVAL for reads and writes by descriptors with O_DIRECT whose offset or length is no multiple of 512.
