@@ -52,6 +52,8 @@ is_there() { # PACKAGE
     attr) has setfattr ;;
     btrfs-progs) has mkfs.btrfs ;;
     e2fsprogs) has mkfs.ext4 ;;
+    exfat-fuse) has mount.exfat-fuse ;;
+    exfatprogs) has mkfs.exfat ;;
     fuse3) has fusermount3 ;;
     iproute2) has ip ;;
     libcap2-bin) has setcap ;;
