@@ -77,7 +77,8 @@ pub struct Job {
 impl Job {
     /// `ranks` ranks under mpirun.
     pub fn ranks(ranks: usize) -> Job {
-        let limit = Duration::from_secs(if ranks > 8 { 180 } else { 60 });
+        // For a run that hangs; disks of virtual machines stand still for a minute now and then.
+        let limit = Duration::from_secs(if ranks > 8 { 300 } else { 180 });
         Job {
             ranks,
             launcher: Some(mpi()),
