@@ -269,10 +269,13 @@ fn take_back_dirs((root, before): (&OwnedFd, &Meta), plan: &Plan) {
     }
     // an error is told already
     let handle = Handle::Open(root.as_fd());
-    if Meta::of(root).is_ok_and(|now| now.mode != before.mode) {
+    let Ok(now) = Meta::of(root) else { return };
+    if now.mode != before.mode {
         let _ = handle.set_mode(before.mode);
     }
-    let _ = handle.set_times(before.atime, before.mtime);
+    if now.mtime != before.mtime {
+        let _ = handle.set_times(before.atime, before.mtime);
+    }
 }
 
 impl Prepared {
