@@ -111,9 +111,7 @@ impl Lister {
         }
         Ok(there)
     }
-}
 
-impl Lister {
     /// Whether what stands under the name of a directory has another name: that of another entry of the source.
     fn has_other_name(
         &mut self,

@@ -1,29 +1,21 @@
-//! One entry, whole: a file up to the range length, a symbolic link, a special file.
+//! One entry, whole: what becomes of it, and the copying of a file up to the range length (entries without data: `special`).
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::beside::Made;
 use super::data::{Pair, Span};
 use super::known::{Checked, Earlier};
 use super::metadata::{Age, Kept, Setting};
 use super::probe::LinkCalls;
 use super::syncer::{Syncer, make_durable};
 use super::{At, DEST, MAX_ATTEMPTS, Mover, Place, SOURCE};
-use crate::collision::COLLISION;
 use crate::digest::PieceHasher;
-use crate::guard::EXCHANGED;
-use crate::plan::{Range, range_len_of};
+use crate::plan::Range;
 use crate::policy::Existing;
-use crate::proto::{Known, LargeFile, Names, Owned, Returned, Sparse, TaskResult};
-use crate::sys::{
-    End, Errno, Handle, Meta, close, create_new, hold, make_node, make_symlink, open_read, read_link, remove_file,
-    rename_new, set_len,
-};
-use crate::types::{
-    Call, Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Temporary, Unkept,
-};
+use crate::proto::{Known, Names, Owned, Returned, Sparse, TaskResult};
+use crate::sys::{End, Errno, Handle, Meta, create_new, open_read, read_link, remove_file, set_len};
+use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -362,109 +354,8 @@ impl Mover {
         Ok(Some((kept, pair.to, digest)))
     }
 
-    fn copy_special(&mut self, source: u16, place: &Place, kind: Kind, links: Links) -> Result<Attempt, Failure> {
-        let (dir, name) = place.source();
-        let from = hold(dir, name, self.reading.follow).at(Op::Open, SOURCE)?;
-        let meta = Meta::of(&from).at(Op::Stat, SOURCE)?;
-        if meta.kind != Some(kind) {
-            return Ok(Attempt::Changed);
-        }
-        if links == Links::Return
-            && let Some(attempt) = self.without_copying(source, place, kind, &meta)?
-        {
-            return Ok(attempt);
-        }
-        if self.is_another(source, links, &meta) {
-            return Ok(Attempt::Changed);
-        }
-        let target = match kind {
-            Kind::Symlink => Some(read_link(from.as_fd(), b"").at(Op::ReadLink, SOURCE)?),
-            _ => None,
-        };
-        let link = if kind == Kind::Symlink { self.link_calls(source, place)? } else { LinkCalls::ALL };
-        let op = if kind == Kind::Symlink { Op::Symlink } else { Op::Mknod };
-        let uid = self.job.maker.uid;
-        let make = |(dir, name): (BorrowedFd<'_>, &[u8])| match &target {
-            Some(target) => make_symlink(target, dir, name),
-            None => make_node(dir, name, kind, meta.rdev).inspect_err(|err| {
-                if *err != Errno::EEXIST {
-                    remove_stray(dir, name, uid);
-                }
-            }),
-        };
-        let unmade = || Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
-        let made = match self.make_beside(source, place, make) {
-            Ok(((), made)) => made,
-            Err(err) if kind == Kind::Symlink || [Errno::EEXIST, COLLISION].contains(&err) => {
-                return Err(err).at(op, DEST);
-            }
-            // an ordinary user's device, a file system without special files
-            Err(err) if Call::Mknod.allows(err) => return unmade(),
-            // ERANGE of cryfs, EIO of rclone: whether the type is the reason, a plain file tells
-            Err(err) if !self.can_make_file(source, place) => return Err(err).at(op, DEST),
-            Err(_) => match self.make_beside(source, place, make) {
-                Ok(((), made)) => made,
-                Err(_) => return unmade(),
-            },
-        };
-        let Some(to) = self.held(&made, &meta, target.as_deref()).inspect_err(|_| made.discard())? else {
-            made.discard();
-            return unmade();
-        };
-        let finished = (|| {
-            let mut kept = self.set_metadata(&Setting {
-                from: Handle::Held(from.as_fd()),
-                to: Handle::Held(to.as_fd()),
-                source: &meta,
-                inherits_acl: place.inherits_acl,
-                of: Age::New,
-                link,
-                made: None,
-            })?;
-            if !made.is_final {
-                let named = self.give_name(source, place, &made)?;
-                let again = self.retried(|me, _| me.keep_times_again(Handle::Held(to.as_fd()), &mut kept));
-                again.inspect_err(|_| named.discard())?;
-            }
-            Ok(kept)
-        })();
-        let kept = finished.inspect_err(|_| made.discard())?;
-        Ok(Attempt::Done(kept.facts(target)))
-    }
-
-    /// Whether a plain file can be made where an entry cannot.
-    fn can_make_file(&mut self, source: u16, place: &Place) -> bool {
-        // Attempts at entries never reach this number.
-        let temporary = Temporary { generation: self.job.generation, attempt: u8::MAX - 2 };
-        let made = self.make_temporary(source, place, temporary, |(dir, name)| create_new(dir, name, 0o600));
-        made.is_ok_and(|(file, made)| {
-            made.discard();
-            close(file).is_ok()
-        })
-    }
-
-    /// Takes hold of an entry that was just made and is not opened: of the same type, target and device, and this user's own.
-    /// `None`: the file system has made a plain file instead.
-    fn held(&self, made: &Made, source: &Meta, target: Option<&[u8]>) -> Result<Option<OwnedFd>, Failure> {
-        let (dir, name) = made.place();
-        let held = hold(dir, name, false).at(Op::Open, DEST)?;
-        let there = Meta::of(&held).at(Op::Stat, DEST)?;
-        let same_target = match target {
-            Some(target) => read_link(held.as_fd(), b"").at(Op::ReadLink, DEST)? == target,
-            None => true,
-        };
-        let is_device = matches!(there.kind, Some(Kind::CharDev | Kind::BlockDev));
-        let same_device = !is_device || there.rdev == source.rdev;
-        let own = there.uid == self.job.maker.uid && there.nlink == 1;
-        if own && there.kind == source.kind && same_target && same_device {
-            return Ok(Some(held));
-        }
-        let is_plain = there.kind == Some(Kind::File) && there.size == 0;
-        if own && is_plain && target.is_none() { Ok(None) } else { Err(EXCHANGED).at(Op::Open, DEST) }
-    }
-
     /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.
-    fn without_copying(
+    pub(super) fn without_copying(
         &mut self,
         source: u16,
         place: &Place,
@@ -501,7 +392,7 @@ impl Mover {
     }
 
     /// Whether the name leads to another file by now than the one that others will be linked to.
-    fn is_another(&self, source: u16, links: Links, meta: &Meta) -> bool {
+    pub(super) fn is_another(&self, source: u16, links: Links, meta: &Meta) -> bool {
         matches!(links, Links::Own(Some(id)) if self.node.link_id(source, meta) != id)
     }
 
@@ -538,90 +429,6 @@ impl Mover {
             names: if self.reading.follow { u64::MAX } else { meta.nlink },
             there,
         }
-    }
-
-    /// The destination of a file that is copied in ranges: the one that an earlier run has begun, or a new one.
-    fn prepare_large(
-        &mut self,
-        source: u16,
-        place: &Place,
-        meta: &Meta,
-        (attempt, partial): (u8, Option<Partial>),
-    ) -> Result<LargeFile, Failure> {
-        let sparse = self.keeps_holes(meta);
-        let new = LargeFile {
-            source,
-            path: place.path.clone(),
-            identity: meta.identity(),
-            atime: meta.atime,
-            sparse,
-            range_len: range_len_of(meta.size, sparse, self.job.tuning.range_len),
-            temporary: Temporary { generation: self.job.generation, attempt },
-            found: false,
-        };
-        if let Some(partial) = partial {
-            let begun = LargeFile { temporary: partial.temporary, found: true, ..new.clone() };
-            if begun.partial() == partial && self.has_begun(place, &begun)? {
-                return Ok(begun);
-            }
-        }
-        self.begin_large(place, &new)?;
-        Ok(new)
-    }
-
-    /// Whether the temporary file of a large one is there. A run that was killed after it gave the file its name, and before
-    /// it could record that, left it under its final one: it is taken back.
-    fn has_begun(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
-        let is_whole = |there: &Meta| there.kind == Some(Kind::File) && there.size == file.identity.size;
-        let found = self.beside(file.source, place, file.temporary);
-        match found.and_then(|made| Meta::at(made.place().0, made.place().1)) {
-            Ok(there) => return Ok(is_whole(&there)),
-            Err(Errno::ENOENT) => {}
-            Err(err) => return Err(err).at(Op::Stat, DEST),
-        }
-        let Some(began) = self.job.began.filter(|_| self.job.policy.preserve.timestamps) else { return Ok(false) };
-        let finished = Meta::at(place.dest(), &place.dest_name).is_ok_and(|there| {
-            let is_own = there.uid == self.job.maker.uid && there.nlink == 1;
-            is_whole(&there) && is_own && there.mtime == file.identity.mtime && there.ctime >= began
-        });
-        if !finished || self.has_other_name(file.source, place).at(Op::Stat, DEST)? {
-            return Ok(false);
-        }
-        self.take_back(place, file)
-    }
-
-    /// Gives a large file its temporary name again; whether it is this user's own, which nobody else can have written to.
-    fn take_back(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
-        let final_place = (place.dest(), place.dest_name.as_slice());
-        let moved = self
-            .make_temporary(file.source, place, file.temporary, |to| rename_new(final_place, to))
-            .at(Op::Rename, DEST);
-        let ((), made) = moved?;
-        let (dir, name) = made.place();
-        let held = hold(dir, name, false).at(Op::Open, DEST)?;
-        let there = Meta::of(&held).at(Op::Stat, DEST)?;
-        if there.kind == Some(Kind::File) && there.nlink == 1 && there.uid == self.job.maker.uid {
-            return Ok(true);
-        }
-        made.discard();
-        Ok(false)
-    }
-
-    /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
-    fn begin_large(&mut self, place: &Place, file: &LargeFile) -> Result<(), Failure> {
-        let create = |(dir, name): (BorrowedFd<'_>, &[u8])| create_new(dir, name, 0o600);
-        let (to, made) = self.make_temporary(file.source, place, file.temporary, create).at(Op::Create, DEST)?;
-        let sized =
-            set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
-        sized.inspect_err(|_| made.discard())
-    }
-}
-
-/// Removes the plain file that a file system has made instead of a special file before it answered with an error (exFAT).
-fn remove_stray(dir: BorrowedFd<'_>, name: &[u8], uid: u32) {
-    let is_stray = |there: Meta| there.kind == Some(Kind::File) && (there.size, there.nlink, there.uid) == (0, 1, uid);
-    if Meta::at(dir, name).is_ok_and(is_stray) {
-        let _ = remove_file(dir, name);
     }
 }
 

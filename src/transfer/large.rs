@@ -1,21 +1,97 @@
-//! A file that is copied in ranges, by many ranks: one range, the finish, the end of a failed one.
+//! A file that is copied in ranges, by many ranks: the beginning, one range, the finish, the end of a failed one.
 //!
-//! Its destination was made under a temporary name, at its final length, by the rank that found it.
+//! Its destination is made under a temporary name, at its final length, by the rank that finds it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::data::{Pair, Span};
 use super::metadata::{Age, Setting};
 use super::probe::LinkCalls;
-use super::{At, DEST, Mover, SOURCE};
+use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
-use crate::plan::Ranges;
+use crate::plan::{Ranges, range_len_of};
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Handle, Meta, close, open_read, open_write};
-use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Unkept};
+use crate::sys::{End, Errno, Handle, Meta, close, create_new, hold, open_read, open_write, rename_new, set_len};
+use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Partial, Temporary, Unkept};
 
 impl Mover {
+    /// The destination of a file that is copied in ranges: the one that an earlier run has begun, or a new one.
+    pub(super) fn prepare_large(
+        &mut self,
+        source: u16,
+        place: &Place,
+        meta: &Meta,
+        (attempt, partial): (u8, Option<Partial>),
+    ) -> Result<LargeFile, Failure> {
+        let sparse = self.keeps_holes(meta);
+        let new = LargeFile {
+            source,
+            path: place.path.clone(),
+            identity: meta.identity(),
+            atime: meta.atime,
+            sparse,
+            range_len: range_len_of(meta.size, sparse, self.job.tuning.range_len),
+            temporary: Temporary { generation: self.job.generation, attempt },
+            found: false,
+        };
+        if let Some(partial) = partial {
+            let begun = LargeFile { temporary: partial.temporary, found: true, ..new.clone() };
+            if begun.partial() == partial && self.has_begun(place, &begun)? {
+                return Ok(begun);
+            }
+        }
+        self.begin_large(place, &new)?;
+        Ok(new)
+    }
+
+    /// Whether the temporary file of a large one is there. A run that was killed after it gave the file its name, and before
+    /// it could record that, left it under its final one: it is taken back.
+    fn has_begun(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
+        let is_whole = |there: &Meta| there.kind == Some(Kind::File) && there.size == file.identity.size;
+        let found = self.beside(file.source, place, file.temporary);
+        match found.and_then(|made| Meta::at(made.place().0, made.place().1)) {
+            Ok(there) => return Ok(is_whole(&there)),
+            Err(Errno::ENOENT) => {}
+            Err(err) => return Err(err).at(Op::Stat, DEST),
+        }
+        let Some(began) = self.job.began.filter(|_| self.job.policy.preserve.timestamps) else { return Ok(false) };
+        let finished = Meta::at(place.dest(), &place.dest_name).is_ok_and(|there| {
+            let is_own = there.uid == self.job.maker.uid && there.nlink == 1;
+            is_whole(&there) && is_own && there.mtime == file.identity.mtime && there.ctime >= began
+        });
+        if !finished || self.has_other_name(file.source, place).at(Op::Stat, DEST)? {
+            return Ok(false);
+        }
+        self.take_back(place, file)
+    }
+
+    /// Gives a large file its temporary name again; whether it is this user's own, which nobody else can have written to.
+    fn take_back(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
+        let final_place = (place.dest(), place.dest_name.as_slice());
+        let moved = self
+            .make_temporary(file.source, place, file.temporary, |to| rename_new(final_place, to))
+            .at(Op::Rename, DEST);
+        let ((), made) = moved?;
+        let (dir, name) = made.place();
+        let held = hold(dir, name, false).at(Op::Open, DEST)?;
+        let there = Meta::of(&held).at(Op::Stat, DEST)?;
+        if there.kind == Some(Kind::File) && there.nlink == 1 && there.uid == self.job.maker.uid {
+            return Ok(true);
+        }
+        made.discard();
+        Ok(false)
+    }
+
+    /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
+    fn begin_large(&mut self, place: &Place, file: &LargeFile) -> Result<(), Failure> {
+        let create = |(dir, name): (BorrowedFd<'_>, &[u8])| create_new(dir, name, 0o600);
+        let (to, made) = self.make_temporary(file.source, place, file.temporary, create).at(Op::Create, DEST)?;
+        let sized =
+            set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
+        sized.inspect_err(|_| made.discard())
+    }
+
     /// Copies one range.
     pub(super) fn copy_range(&mut self, file: &LargeFile, index: u64) -> TaskResult {
         match self.retried_in_place(|me| me.try_range(file, index)) {

@@ -14,6 +14,7 @@ mod list;
 mod metadata;
 mod node;
 mod probe;
+mod special;
 mod syncer;
 mod throttle;
 

@@ -112,10 +112,8 @@ fn ntfs_that_ignores_case_keeps_what_is_not_told_to_be_lost() {
 
 /// The slower ones, and those that few have: `ci/test --file-systems`.
 #[test]
+#[ignore = "takes minutes: ci/test --file-systems"]
 fn others_keep_what_is_not_told_to_be_lost() {
-    if std::env::var_os("PCOPY_FILE_SYSTEMS").is_none() {
-        return;
-    }
     for kind in [FileSystem::Exfat, FileSystem::Ntfs] {
         eprintln!("{kind:?}");
         try_file_system(image(kind));

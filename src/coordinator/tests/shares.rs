@@ -1,4 +1,4 @@
-//! Who is given how much, and when the scan waits.
+//! How much work each rank is given, and when the scan waits for ranks.
 
 use super::*;
 
