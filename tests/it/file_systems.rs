@@ -14,12 +14,15 @@ use crate::support::oracle;
 use crate::support::skip::{Missing, need};
 use crate::support::told;
 use crate::support::tree::temp;
+use crate::support::whole::temporaries;
 
 /// What holds the copy.
 struct Mounted {
     path: PathBuf,
     /// Where the copy is judged: below the file system where that can be, which may tell less than it keeps (links).
     judged: PathBuf,
+    /// After a kill it may show names of its own. Seen once in 16 runs on lowntfs-3g: the first 18 bytes of a name of 255.
+    strays: bool,
     _mount: Box<dyn std::any::Any>,
 }
 
@@ -27,7 +30,8 @@ fn image(kind: FileSystem) -> impl Fn(&Path) -> Result<Mounted, Missing> {
     move |_| {
         let mount = Mount::new(kind, 256)?;
         let path = mount.path().to_path_buf();
-        Ok(Mounted { judged: path.clone(), path, _mount: Box::new(mount) })
+        let strays = kind == FileSystem::NtfsIgnoringCase;
+        Ok(Mounted { judged: path.clone(), path, strays, _mount: Box::new(mount) })
     }
 }
 
@@ -36,7 +40,7 @@ fn layered(kind: Over) -> impl Fn(&Path) -> Result<Mounted, Missing> {
         let path = home.join("mnt");
         let mount = over(kind, home, &path)?;
         let judged = if kind.shows_store() { home.join("store") } else { path.clone() };
-        Ok(Mounted { path, judged, _mount: Box::new(mount) })
+        Ok(Mounted { path, judged, strays: false, _mount: Box::new(mount) })
     }
 }
 
@@ -54,12 +58,14 @@ fn try_file_system(mount: impl Fn(&Path) -> Result<Mounted, Missing>) {
     let job = |ranks: usize| Job::ranks(ranks).options(["-k", "64K", "-b", "16K"]).options(&options);
     let judge = |outcome: &Outcome, ranks: usize, name: &str| -> Manifest {
         let dst = &mounted.judged.join(name);
-        let expect = Expect { root: dst, ranks, digests: true, strangers: false };
+        let strangers = mounted.strays && name == "killed";
+        let expect = Expect { root: dst, ranks, digests: true, strangers };
         let file = state.join("manifest.jsonl");
         let manifest = manifest::check(&file, &expect).unwrap_or_else(|found| {
             panic!("{} objections to the manifest:\n  {}\n{}", found.len(), found.join("\n  "), outcome.told())
         });
         oracle::assert_none(&losses::untold(&tree, dst, &manifest), &outcome.told());
+        oracle::assert_none(&temporaries(dst), &outcome.told());
         let failed = manifest.failed().count();
         outcome.assert_code(i32::from(failed > 0));
         manifest
@@ -75,9 +81,9 @@ fn try_file_system(mount: impl Fn(&Path) -> Result<Mounted, Missing>) {
     assert_eq!(told["errors"], manifest.failed().count(), "{}", again.told());
 
     fs::remove_dir_all(&state).unwrap();
-    let other = mounted.path.join("other");
-    kill_at(&job(2), [&tree.root, &other], &state, 60);
-    judge(&job(4).run([&tree.root, &other]), 4, "other");
+    let killed = mounted.path.join("killed");
+    kill_at(&job(2), [&tree.root, &killed], &state, 60);
+    judge(&job(4).run([&tree.root, &killed]), 4, "killed");
 }
 
 #[test]
@@ -86,7 +92,7 @@ fn sshfs_keeps_what_is_not_told_to_be_lost() {
         let (store, at) = (home.join("store"), home.join("mnt"));
         fs::create_dir_all(&store).unwrap();
         let mount = sshfs(&store, &at)?;
-        Ok(Mounted { path: at, judged: store, _mount: Box::new(mount) })
+        Ok(Mounted { path: at, judged: store, strays: false, _mount: Box::new(mount) })
     });
 }
 
