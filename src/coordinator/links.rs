@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::shelf::{Looked, Shelf, Shelved, Store};
 use crate::proto::{MAX_BATCH_PATHS_LEN, Task};
 use crate::scan::DirId;
 use crate::types::{DirPath, Facts, Identity, Kind, LinkId, RelPath, Timestamp};
@@ -44,7 +45,13 @@ pub(super) struct Links {
     linkable: usize,
     /// Bytes of all names that wait, about.
     waiting_len: usize,
+    /// Bytes of groups whose owner is there, and whose other names the scan has not come to, about.
+    idle_len: usize,
+    shelf: Option<Shelf>,
 }
+
+/// Bytes of such groups that stay in memory, at most, if they can be kept elsewhere.
+const MAX_IDLE_LEN: usize = 16 << 20;
 
 struct Group {
     /// Size and modification time of the file: another file may get the same inode number during the job.
@@ -68,6 +75,11 @@ impl Owner {
         let mut packed = postcard::to_allocvec(facts).expect("facts always encode into memory");
         packed.extend_from_slice(name);
         Self { dir, packed: packed.into() }
+    }
+
+    /// Bytes of memory, about.
+    fn byte_len(&self) -> usize {
+        size_of::<Group>() + 96 + self.packed.len()
     }
 
     fn unpacked(&self) -> (RelPath, Facts) {
@@ -101,6 +113,44 @@ impl Links {
         self.linkable
     }
 
+    /// Groups that wait for names which may never come are kept in this store when there are many.
+    pub(super) fn keep_in(&mut self, store: Box<dyn Store>) {
+        self.shelf = Some(Shelf::new(store));
+    }
+
+    /// Whether a group is there; from the shelf it comes back into memory.
+    fn find(&mut self, id: LinkId) -> Looked {
+        let looked = match &mut self.shelf {
+            Some(shelf) if !self.groups.contains_key(&id) => shelf.take(id),
+            _ => Looked::NotThere,
+        };
+        if let Looked::Found(file) = &looked {
+            let owner = Owner { dir: file.dir.clone().into(), packed: file.packed.clone().into() };
+            self.idle_len += owner.byte_len();
+            let group =
+                Group { version: file.version, owner: Some(owner), waiting: VecDeque::new(), unseen: file.unseen };
+            self.groups.insert(id, Box::new(group));
+        }
+        looked
+    }
+
+    /// Notes a group that nothing waits for in memory, and puts all such groups away when they are too many.
+    fn idles(&mut self, owner_len: usize) {
+        self.idle_len += owner_len;
+        if self.idle_len < MAX_IDLE_LEN {
+            return;
+        }
+        let Some(shelf) = self.shelf.as_mut().filter(|shelf| !shelf.is_full) else { return };
+        self.idle_len = 0;
+        self.groups.retain(|id, group| {
+            let Some(owner) = group.owner.as_ref().filter(|_| group.waiting.is_empty()) else { return true };
+            let (dir, packed) = (owner.dir.to_path(), owner.packed.to_vec());
+            let file = Shelved { id: *id, version: group.version, unseen: group.unseen, dir, packed };
+            !shelf.put(&file)
+        });
+        self.groups.shrink_to_fit();
+    }
+
     /// A name in `dir` of an entry that has `names` of them; one that is `there` already is not copied.
     pub(super) fn add(
         &mut self,
@@ -111,6 +161,9 @@ impl Links {
         there: Option<&Facts>,
     ) -> Next {
         let version = (identity.size, identity.mtime);
+        if self.find(id) == Looked::Lost {
+            return Next::Copy(Member { unlinkable: true, ..member });
+        }
         let Some(group) = self.groups.get_mut(&id) else {
             let owner = there.map(|facts| Owner::new(dir.clone(), &member.name, facts));
             let is_there = owner.is_some();
@@ -136,9 +189,10 @@ impl Links {
     fn wait(&mut self, id: LinkId, member: Member) {
         let group = self.groups.get_mut(&id).expect("its group is there");
         self.waiting_len += member.byte_len();
-        if group.owner.is_some() {
+        if let Some(owner) = &group.owner {
             self.linkable += 1;
             if group.waiting.is_empty() {
+                self.idle_len = self.idle_len.saturating_sub(owner.byte_len());
                 self.ready.push_back(id);
             }
         }
@@ -157,7 +211,8 @@ impl Links {
         if let Some(facts) = facts {
             group.owner = Some(Owner::new(dir.clone(), &member.name, facts));
             if group.waiting.is_empty() {
-                self.forget_if_all_seen(id);
+                let len = group.owner.as_ref().map_or(0, Owner::byte_len);
+                self.forget_or_idle(id, len);
             } else {
                 self.linkable += group.waiting.len();
                 self.ready.push_back(id);
@@ -176,9 +231,12 @@ impl Links {
         }
     }
 
-    fn forget_if_all_seen(&mut self, id: LinkId) {
+    /// Nothing waits for the owner of a group, which takes `len` bytes.
+    fn forget_or_idle(&mut self, id: LinkId, len: usize) {
         if self.groups.get(&id).is_some_and(|group| group.unseen == 0) {
             self.groups.remove(&id);
+        } else {
+            self.idles(len);
         }
     }
 
@@ -204,7 +262,8 @@ impl Links {
         self.linkable -= members.len();
         if group.waiting.is_empty() {
             self.ready.pop_front();
-            self.forget_if_all_seen(id);
+            let len = group.owner.as_ref().map_or(0, Owner::byte_len);
+            self.forget_or_idle(id, len);
         }
         let kind = members.first().expect("there is one at least").kind;
         let task = Task::Links { source, owner, kind, facts: Box::new(facts), paths };

@@ -10,6 +10,7 @@ mod links;
 mod queue;
 mod ranks;
 mod reports;
+mod shelf;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +20,7 @@ use large::LargeFiles;
 use links::{Links, Member};
 use queue::{Batch, Queue};
 use ranks::Ranks;
+pub use shelf::Store;
 
 use crate::journal::Partials;
 use crate::proto::{DirBefore, KnownEntry, Task};
@@ -201,6 +203,11 @@ impl Coordinator {
             ended: Stats::default(),
             bytes_moved: 0,
         }
+    }
+
+    /// Files that wait for another name of theirs are kept in this store when they are many.
+    pub fn keep_in(&mut self, store: Box<dyn Store>) {
+        self.links.keep_in(store);
     }
 
     /// Whether there is room for what the scan finds. While not, its events are left in the channel.

@@ -17,6 +17,7 @@ use super::limit::Limit;
 use super::prepare::{Prepared, prepare};
 use super::refusal::shown;
 use super::resolve::{Plan, resolve};
+use super::spill::Spill;
 use super::summary::Summary;
 use crate::cli::{Config, Output};
 use crate::comm::{self, Comm};
@@ -247,6 +248,7 @@ fn run(
     let threads: Vec<u32> = hellos.iter().map(|hello| hello.threads).collect();
     let recorded = prepared.recorded();
     let mut coordinator = Coordinator::new(&threads, config.tuning.digest, Arc::clone(&recorded.partials));
+    coordinator.keep_in(Box::new(Spill::default()));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SCAN_THREADS);
     let roots = lead.worker.as_ref().expect("rank 0 works while it leads").roots();
     let job = Arc::new(job.clone());

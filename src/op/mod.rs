@@ -13,6 +13,7 @@ mod prepare;
 mod recall;
 mod refusal;
 mod resolve;
+mod spill;
 mod summary;
 
 pub use copy::copy;

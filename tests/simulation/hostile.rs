@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pcopy::coordinator::{Assignment, Coordinator};
+use pcopy::coordinator::{Assignment, Coordinator, Store};
 use pcopy::proto::{Names, Owned, Report, Returned, Task, TaskResult};
 use pcopy::scan::ScanEvent;
 use pcopy::types::{Identity, Kind, LinkId, RelPath, Stats, Timestamp};
@@ -21,6 +21,8 @@ struct Job {
     names_a_file: u64,
     /// Files that are being copied: it takes as long as there is anything else to do.
     owners: Vec<Assignment>,
+    /// Names that were linked to another one.
+    linked: u64,
 }
 
 impl Job {
@@ -32,7 +34,7 @@ impl Job {
             coordinator.scan(dir(0, None, RelPath::root()));
             coordinator.scan(dir(1, Some(0), deep()));
         });
-        Self { coordinator, names_a_file, owners: Vec::new() }
+        Self { coordinator, names_a_file, owners: Vec::new(), linked: 0 }
     }
 
     /// The scan finds one more name, when it may.
@@ -62,6 +64,8 @@ impl Job {
                 },
             };
             let report = self.report(&work);
+            let names = |task: &Task| if let Task::Links { paths, .. } = task { paths.len() as u64 } else { 0 };
+            self.linked += work.tasks.iter().map(names).sum::<u64>();
             self.coordinator.report(work.rank, &report).expect("in order");
             true
         })
@@ -112,6 +116,42 @@ fn names_of_one_file_are_bounded_in_bytes_however_many_there_are() {
     let peak = memory::peak();
     println!("{COUNT} names of one file: {peak} bytes");
     assert!((1..24 << 20).contains(&peak), "{peak} bytes");
+}
+
+/// A store in memory that nobody counts.
+#[derive(Default)]
+struct Elsewhere(Vec<u8>);
+
+impl Store for Elsewhere {
+    fn put(&mut self, bytes: &[u8]) -> Option<u64> {
+        memory::outside(|| {
+            let at = self.0.len() as u64;
+            self.0.extend_from_slice(bytes);
+            Some(at)
+        })
+    }
+
+    fn get(&mut self, at: u64, len: u32) -> Option<Vec<u8>> {
+        let at = usize::try_from(at).ok()?;
+        self.0.get(at..at + len as usize).map(Vec::from)
+    }
+}
+
+#[test]
+fn files_of_which_one_name_was_seen_are_bounded_in_bytes_and_linked_when_the_other_comes() {
+    const COUNT: u64 = 300_000;
+    let mut job = Job::new(2);
+    job.coordinator.keep_in(Box::new(Elsewhere::default()));
+    for number in 0..COUNT {
+        job.find(2 * number);
+        while job.work() {}
+    }
+    let peak = memory::peak();
+    println!("{COUNT} files of which one name was seen: {peak} bytes");
+    assert!((1..48 << 20).contains(&peak), "{peak} bytes");
+    (0..COUNT).for_each(|number| job.find(2 * number + 1));
+    while job.work() {}
+    assert_eq!((job.coordinator.progress().ended.files, job.linked), (2 * COUNT, COUNT));
 }
 
 #[test]

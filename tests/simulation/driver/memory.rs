@@ -59,6 +59,14 @@ pub fn inside<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Counts nothing of what `act` allocates, also within [`inside`]. It frees nothing that was counted.
+pub fn outside<T>(act: impl FnOnce() -> T) -> T {
+    let was = INSIDE.replace(false);
+    let result = act();
+    INSIDE.set(was);
+    result
+}
+
 /// The most that was allocated at once, in bytes.
 pub fn peak() -> u64 {
     u64::try_from(PEAK.get()).unwrap_or(0)
