@@ -74,6 +74,10 @@ pub(super) fn collect(
     drop(acting);
     let mut merge = Merge::new(lead, of_base);
     let merged = pass_on(lead, &mut merge, &mut pipeline, job);
+    // this rank's own records will not come: the job ends at once
+    if let Err(err @ LeadError::Worker(_)) = merged {
+        return Err(err);
+    }
     // what ranks were asked for has to arrive, or they would wait for ever
     merge.drain(lead)?;
     let written = pipeline.finish().map_err(|err| match err {
