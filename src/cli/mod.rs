@@ -130,7 +130,8 @@ pub struct Cli {
     #[arg(help_heading = TO_COPY, long)]
     dry_run: bool,
 
-    /// Preserve only this: mode, ownership, timestamps, xattr, acl, links, all (without a list, and by default: all)
+    /// Preserve only this: mode, ownership, timestamps, xattr, acl, links, all (without a list, and by default: all); and flags,
+    /// which are inode flags (chattr) and project ids: all,flags preserves them too, as far as DST takes them
     #[arg(help_heading = TO_PRESERVE, short, long, value_enum, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "all", action = ArgAction::Append)]
     preserve: Vec<Aspect>,

@@ -17,7 +17,7 @@ use super::reader::{self, Groups, Trouble};
 use super::writer::write_group;
 use super::{Encoded, GROUP_HEADER_LEN, HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, names_in, open_read, remove_file, rename, sync_dir};
-use crate::types::{Outcome, Partial, Record, RelPath, Unkept, escaped};
+use crate::types::{Loss, Outcome, Partial, Record, RelPath, escaped};
 
 const NAME: &[u8] = b"base";
 const NEW_NAME: &[u8] = b"base.new";
@@ -312,7 +312,7 @@ impl BaseWriter {
 /// Whether a later run can leave an entry as it is: what failed or was not pcopy's is done again.
 pub fn can_be_left(record: &Record) -> bool {
     match &record.outcome {
-        Outcome::Done(facts) => facts.fate.kept().is_none() && !facts.unkept.has(Unkept::SPECIAL),
+        Outcome::Done(facts) => facts.fate.kept().is_none() && !facts.unkept.has(Loss::SPECIAL),
         Outcome::Failed(_) => false,
     }
 }

@@ -50,9 +50,9 @@ pub use writer::{Journal, Recorder};
 use crate::types::{Partial, Record, RelPath};
 
 /// The version of the format that is written.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The oldest version whose readers understand what is written.
-pub const OLDEST_READER: u32 = 1;
+pub const OLDEST_READER: u32 = 2;
 
 const HEADER_MAGIC: &[u8; 8] = b"pcopyjnl";
 const GROUP_MAGIC: &[u8; 8] = b"JnlGroup";

@@ -91,8 +91,8 @@ fn bytes_are_as_the_table_says() {
     let (_home, bytes) = written(&[vec![entry(1)]]);
     let golden = concat!(
         "70636f70796a6e6c",
-        "01000000",
-        "01000000",
+        "02000000",
+        "02000000",
         "efcdab8967452301",
         "02000000",
         "03000000",
@@ -116,6 +116,29 @@ fn what_was_committed_is_read_again() {
     let (_home, bytes) = written(&groups);
     let expected: Vec<Item> = groups.into_iter().flat_map(sorted).collect();
     assert_eq!(found(&bytes), Ok((expected, 0, false)));
+}
+
+/// What version 1 wrote differs in the header, and in that no entry had names of attributes.
+#[test]
+fn what_version_1_wrote_is_read() {
+    let (_home, mut bytes) = written(&[vec![entry(1), done(2, 77)]]);
+    (bytes[8], bytes[12]) = (1, 1);
+    let digest = blake3::hash(&bytes[..64]);
+    bytes[64..96].copy_from_slice(digest.as_bytes());
+    let (items, damaged, torn) = found(&bytes).expect("read");
+    assert_eq!((items, damaged, torn), (sorted(vec![entry(1), done(2, 77)]), 0, false));
+    let unkept = |kinds: u8| {
+        let item = Encoded::of(&done(2, 77)).bytes().to_vec();
+        // the last two bytes: what was not kept, and why the entry is as it is
+        let mut item = item.clone();
+        let at = item.len() - 2;
+        item[at] = kinds;
+        let mut read = Encoded::default();
+        assert!(read.read(&mut item.as_slice()).expect("read"));
+        let Ok(Item::Entry(Record { outcome: Outcome::Done(facts), .. })) = read.decode() else { panic!("no entry") };
+        facts.unkept.kinds()
+    };
+    assert_eq!(unkept(0b101_0001), ["ownership", "acl", "timestamps"]);
 }
 
 #[test]
@@ -145,7 +168,7 @@ fn a_foreign_and_a_newer_file_are_told_apart() {
     };
     seal(&mut bytes);
     assert!(found(&bytes).is_ok(), "a newer writer that older readers understand");
-    bytes[12] = 2;
+    bytes[12] = 3;
     seal(&mut bytes);
     assert_eq!(found(&bytes), Err(Trouble::Newer(9)));
 }

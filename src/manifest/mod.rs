@@ -24,7 +24,7 @@ use serde::{Serialize, Serializer};
 use crate::sys::{
     Buffer, End, Errno, Reading, close, create_new, errno_of_lost_write, is_on_fuse, remove_file, rename, sync_dir,
 };
-use crate::types::{Digest, Failure, Kind, Outcome, Record, Stats};
+use crate::types::{Digest, Failure, Kind, Outcome, Record, Stats, escaped};
 
 /// The version of the format that is written.
 pub const FORMAT_VERSION: u32 = 1;
@@ -97,6 +97,9 @@ struct Entry<'a> {
     /// What the destination could not hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unkept: Vec<&'static str>,
+    /// The extended attributes and ACLs among it, as far as they are known; control bytes and what is not UTF-8 escaped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unkept_xattrs: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<EntryError>,
 }
@@ -305,6 +308,7 @@ fn line(record: &Record) -> Entry<'_> {
         blake3: None,
         kept: None,
         unkept: Vec::new(),
+        unkept_xattrs: Vec::new(),
         error: None,
     };
     let facts = match outcome {
@@ -326,7 +330,8 @@ fn line(record: &Record) -> Entry<'_> {
         hardlink_b64,
         blake3: facts.digest.as_ref(),
         kept: facts.fate.kept(),
-        unkept: facts.unkept.names(),
+        unkept: facts.unkept.kinds(),
+        unkept_xattrs: facts.unkept.names().map(escaped).collect(),
         ..bare
     }
 }

@@ -1,7 +1,7 @@
 //! Golden lines, and the schema that every line fulfils.
 
 use super::*;
-use crate::types::{Facts, Fate, Op, RelPath, Side, Timestamp, Unkept};
+use crate::types::{Facts, Fate, Loss, Op, RelPath, Side, Timestamp, Unkept};
 
 fn header() -> Header {
     Header {
@@ -39,8 +39,8 @@ fn facts() -> Facts {
 fn records() -> Vec<Record> {
     let path = |name: &[u8]| RelPath::root().join(name);
     let bare = Facts { digest: None, size: 0, ..facts() };
-    let mut unkept = Unkept::OWNER;
-    unkept.add(Unkept::LINK);
+    let mut unkept = Unkept::from(Loss::OWNER);
+    unkept.add(Loss::LINK);
     let failure = Failure { op: Op::Open, side: Side::Source, errno: 13 };
     let done = |path, kind, facts| Record { path, kind, outcome: Outcome::Done(facts) };
     vec![

@@ -21,8 +21,8 @@ use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
 use crate::state::{self, Lock, marker_name, previous_name, private_name, remove_temporaries};
 use crate::sys::{
-    DirCache, Errno, Handle, Meta, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_dir, remove_file, rename,
-    strip_acls, sync_dir,
+    DirCache, Errno, Handle, Meta, Mounts, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_dir, remove_file,
+    rename, strip_acls, sync_dir,
 };
 use crate::types::{Maker, RelPath, Timestamp, escaped};
 
@@ -208,19 +208,23 @@ fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u6
 fn check_sources(plan: &Plan, marker: &[u8]) -> Result<(), String> {
     let marker = state::os_name(marker);
     let is_there = |dir: &Path| Meta::of_path(&dir.join(&marker), false).is_ok();
+    let mounts = Mounts::current();
+    // where the copy would be in a mount, if that shows the same tree: all of it, or a part
+    let names: Vec<_> = plan.root.iter().collect();
+    let parts: Vec<PathBuf> = (1..=names.len()).map(|from| names[from..].iter().collect()).collect();
     for source in plan.sources.iter().filter(|source| source.single.is_none()) {
         let dir = Path::new(OsStr::from_bytes(&source.dir));
         if is_there(dir) {
             return Err(line(dir, format_args!("and {} are the same directory, on two mounts", shown(&plan.root))));
         }
-        // where the copy would be in the source, if both mounts show one tree
-        let names: Vec<_> = plan.root.iter().collect();
-        let below = (1..names.len()).map(|from| names[from..].iter().collect::<PathBuf>());
-        let is_entered = |below: &PathBuf| {
+        let is_entered = |below: &Path| {
             let mut dirs = below.ancestors().filter(|dir| !dir.as_os_str().is_empty());
             !dirs.any(|dir| plan.choice.filter.excludes(&[b"/", dir.as_os_str().as_bytes()].concat(), true))
         };
-        if below.into_iter().any(|below| is_there(&dir.join(&below)) && is_entered(&below)) {
+        let shows_copy = |below: &Path| is_entered(below) && is_there(&dir.join(below));
+        let points = mounts.points_below(dir).filter(|_| !plan.choice.one_file_system);
+        let mut tops = points.filter_map(|point| point.strip_prefix(dir).ok()).chain([Path::new("")]);
+        if tops.any(|top| is_entered(top) && parts.iter().any(|part| shows_copy(&top.join(part)))) {
             let source = shown(dir);
             return Err(line(
                 &plan.root,

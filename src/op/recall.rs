@@ -15,7 +15,7 @@ use super::refusal::shown;
 use super::resolve::Plan;
 use crate::cli::{Config, Resume};
 use crate::journal::{self, LoadError};
-use crate::policy::Policy;
+use crate::policy::{Flags, Policy};
 use crate::scan::Recorded;
 use crate::state::{JOB_NAME, JobFile, JobFileError};
 use crate::types::Secret;
@@ -135,6 +135,12 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     let Policy { preserve, umask, .. } = &plan.policy;
     let policy = serde_json::to_value(&plan.policy).and_then(serde_json::from_value);
     let mut options: BTreeMap<String, Value> = policy.expect("a policy is an object of plain data");
+    // Written only if they are copied, for the same reason as `incomplete_source` below.
+    if preserve.flags != Flags::Copied
+        && let Some(Value::Object(preserve)) = options.get_mut("preserve")
+    {
+        preserve.remove("flags");
+    }
     for name in ["noatime", "dry_run", "umask", "changes"] {
         options.remove(name);
     }

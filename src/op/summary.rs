@@ -4,7 +4,7 @@ use jiff::Timestamp as Clock;
 
 use super::lead::Stop;
 use crate::manifest::Host;
-use crate::types::{ExitCode, Stats, Unkept, human_bytes};
+use crate::types::{ExitCode, Loss, Stats, human_bytes};
 
 /// What the job ended with.
 pub(super) struct Summary {
@@ -31,14 +31,15 @@ pub(super) struct Summary {
 }
 
 /// What is missing where a kind of metadata could not be kept.
-fn lost(kind: Unkept) -> &'static str {
+fn lost(kind: Loss) -> &'static str {
     match kind {
-        Unkept::OWNER => "belong to somebody else than their sources",
-        Unkept::MODE => "have another mode",
-        Unkept::XATTR => "lost extended attributes",
-        Unkept::ACL => "lost their ACLs",
-        Unkept::LINK => "are copies instead of hard links",
-        Unkept::SPECIAL => "are fifos, sockets or devices that the destination cannot make: they are NOT there",
+        Loss::OWNER => "belong to somebody else than their sources",
+        Loss::MODE => "have another mode",
+        Loss::XATTR => "lost extended attributes",
+        Loss::ACL => "lost their ACLs",
+        Loss::LINK => "are copies instead of hard links",
+        Loss::SPECIAL => "are fifos, sockets or devices that the destination cannot make: they are NOT there",
+        Loss::FLAGS => "lost inode flags or their project id",
         _ => "have other times",
     }
 }
@@ -52,8 +53,8 @@ impl Summary {
     }
 
     /// Kinds of metadata that were not kept, and how often.
-    fn unkept_kinds(&self) -> impl Iterator<Item = (Unkept, &'static str, u64)> {
-        let counts = Unkept::KINDS.into_iter().zip(self.stats.unkept_kinds);
+    fn unkept_kinds(&self) -> impl Iterator<Item = (Loss, &'static str, u64)> {
+        let counts = Loss::KINDS.into_iter().zip(self.stats.unkept_kinds);
         counts.filter(|(_, count)| *count > 0).map(|((kind, name), count)| (kind, name, count))
     }
 

@@ -96,6 +96,19 @@ pub struct Preserve {
     pub acl: bool,
     /// Several names of one entry stay that.
     pub links: bool,
+    pub flags: Flags,
+}
+
+/// What becomes of inode flags, those of chattr(1), and of project ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Flags {
+    /// Nobody looks at them.
+    Ignored,
+    /// Those that a copy lacks are counted, where looking at them is no request to a server.
+    #[default]
+    Counted,
+    /// They are set, as far as the destination takes them; the others are counted.
+    Copied,
 }
 
 /// A word of `--preserve`.
@@ -107,6 +120,7 @@ pub enum Aspect {
     Xattr,
     Acl,
     Links,
+    Flags,
     All,
 }
 
@@ -142,9 +156,25 @@ pub struct RunAs {
 }
 
 impl Preserve {
-    pub const ALL: Self = Self { mode: true, ownership: true, timestamps: true, xattr: true, acl: true, links: true };
-    pub const NONE: Self =
-        Self { mode: false, ownership: false, timestamps: false, xattr: false, acl: false, links: false };
+    /// All but flags, which would keep the copy from being changed: of these the loss is counted.
+    pub const ALL: Self = Self {
+        mode: true,
+        ownership: true,
+        timestamps: true,
+        xattr: true,
+        acl: true,
+        links: true,
+        flags: Flags::Counted,
+    };
+    pub const NONE: Self = Self {
+        mode: false,
+        ownership: false,
+        timestamps: false,
+        xattr: false,
+        acl: false,
+        links: false,
+        flags: Flags::Ignored,
+    };
 
     /// Sets what a word names.
     pub fn set(&mut self, aspect: Aspect, on: bool) {
@@ -155,13 +185,18 @@ impl Preserve {
             Aspect::Xattr => self.xattr = on,
             Aspect::Acl => self.acl = on,
             Aspect::Links => self.links = on,
-            Aspect::All => *self = if on { Self::ALL } else { Self::NONE },
+            Aspect::Flags => self.flags = if on { Flags::Copied } else { Flags::Ignored },
+            Aspect::All if on => {
+                let flags = if self.flags == Flags::Copied { Flags::Copied } else { Flags::Counted };
+                *self = Self { flags, ..Self::ALL };
+            }
+            Aspect::All => *self = Self::NONE,
         }
     }
 
     /// The words for what is preserved.
     pub fn names(self) -> Vec<&'static str> {
-        let Self { mode, ownership, timestamps, xattr, acl, links } = self;
+        let Self { mode, ownership, timestamps, xattr, acl, links, flags } = self;
         let words = [
             (mode, "mode"),
             (ownership, "ownership"),
@@ -169,6 +204,7 @@ impl Preserve {
             (xattr, "xattr"),
             (acl, "acl"),
             (links, "links"),
+            (flags == Flags::Copied, "flags"),
         ];
         words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect()
     }

@@ -7,10 +7,11 @@ use super::loops::{Ancestor, is_inside};
 use super::{Lister, MAX_PATH_LEN, failure};
 use crate::collision::COLLISION;
 use crate::guard::{Guard, Position};
+use crate::policy::Flags;
 use crate::proto::{DirBefore, Job};
 use crate::state::is_copy_of;
-use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, names_in, strip_dir_acls};
-use crate::types::{Failure, Op, RelPath, Side};
+use crate::sys::{DirCache, DirThere, Errno, Meta, hold, mode_before, names_in, strip_dir_acls, take_flags_off};
+use crate::types::{Failure, Kind, Op, RelPath, Side};
 
 impl Lister {
     /// Refuses a path that is too long to be sent and recorded: a very deep tree must not stop the job.
@@ -81,6 +82,10 @@ impl Lister {
             }
             if job.fresh && !again {
                 return Err(Errno::EEXIST);
+            }
+            // an earlier run has set them, and this one will
+            if job.generation > 1 && job.policy.preserve.flags == Flags::Copied {
+                take_flags_off(held.as_fd(), Some(Kind::Dir))?;
             }
             rooms.guard.take(at, held.as_fd(), from)
         };

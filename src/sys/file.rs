@@ -548,6 +548,11 @@ pub fn is_on_server(fd: BorrowedFd<'_>) -> bool {
     file_system_of(fd).is_ok_and(|fs| REMOTE.contains(&fs.0))
 }
 
+/// Whether the file system of an open file may have project ids: not tmpfs and btrfs.
+pub(super) fn may_have_projects(fd: BorrowedFd<'_>) -> bool {
+    file_system_of(fd).is_ok_and(|fs| ![TMPFS_MAGIC, BTRFS_SUPER_MAGIC].contains(&fs))
+}
+
 /// The type of the file system that an open file is on. Asked once a device: for some it is a request to a server.
 fn file_system_of(fd: BorrowedFd<'_>) -> Result<FsType, Errno> {
     static KNOWN: Mutex<BTreeMap<(u32, u32), FsType>> = Mutex::new(BTreeMap::new());

@@ -14,6 +14,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
+use super::file::{is_on_server, may_have_projects};
 use crate::types::{Call, Identity, Kind, Timestamp};
 
 /// What stat(2) says of an entry.
@@ -240,6 +241,16 @@ impl Handle<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
         let (Self::Open(fd) | Self::Held(fd)) = self;
         *fd
+    }
+
+    /// Whether a look at it is a request to a server: see [`is_on_server`].
+    pub fn is_on_server(self) -> bool {
+        is_on_server(self.fd())
+    }
+
+    /// Whether its file system may have project ids.
+    pub fn may_have_project(self) -> bool {
+        may_have_projects(self.fd())
     }
 
     /// What stat(2) says of it.

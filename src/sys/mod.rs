@@ -11,6 +11,7 @@
 mod buffer;
 mod dir;
 mod file;
+mod flags;
 mod lease;
 mod loaded;
 mod meta;
@@ -32,6 +33,7 @@ pub use file::{
     move_entry, next_data, open_read, open_write, remove_file, rename, rename_new, rename_reserving, reopen, set_len,
     space, sync_data, sync_dir, sync_file, sync_file_system, sync_open_dir, syncfs_reaches,
 };
+pub use flags::{InodeFlags, take_flags_off};
 pub use lease::{Lease, ignore_breaks};
 pub use loaded::is_loaded;
 pub use meta::{Fixed, Handle, Meta, Owner, fixed, hold, link, make_node, make_symlink, reaches_held, read_link};

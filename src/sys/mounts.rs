@@ -98,6 +98,12 @@ impl Mounts {
         self.0.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())
     }
 
+    /// The mount points below a canonical path.
+    pub fn points_below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let inside = self.0.iter().filter(move |m| m.point.starts_with(path) && m.point != path);
+        inside.map(|mount| mount.point.as_path())
+    }
+
     /// What is mounted below a canonical path.
     pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = Place> + 'a {
         let inside = self.0.iter().filter(move |m| m.point.starts_with(path) && m.point != path);

@@ -37,8 +37,9 @@ pub enum Class {
 pub struct Xattrs {
     all: Vec<(CString, Vec<u8>, Class)>,
     listed: bool,
-    /// Some that are no ACLs, and some that are, could not be read.
+    /// Some that are no ACLs, and some that are, could not be read; their names, where they are known.
     unread: (bool, bool),
+    unread_names: Vec<(Class, CString)>,
     /// Where the access ACL is not copied.
     without_acl: Option<Narrowed>,
 }
@@ -51,12 +52,12 @@ pub struct Narrowed {
 }
 
 /// What became of the attributes of one class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetXattrs {
     /// How many are there now.
     pub set: usize,
-    /// How many the destination cannot hold, or this user may not set.
-    pub unkept: usize,
+    /// Those that the destination cannot hold, or this user may not set.
+    pub unkept: Vec<CString>,
     /// The access ACL is among those that are not there.
     pub without_acl: Option<Narrowed>,
 }
@@ -111,6 +112,9 @@ impl Xattrs {
                 Err(_) if how.leniently => {
                     let unread = if is_acl(name) { &mut found.unread.1 } else { &mut found.unread.0 };
                     *unread = true;
+                    if wanted {
+                        found.unread_names.push((class_of(name), (*name).to_owned()));
+                    }
                     if *name == ACCESS_ACL {
                         // nobody knows whom it refuses
                         found.without_acl = Some(Narrowed { group: 0, others: 0 });
@@ -139,9 +143,19 @@ impl Xattrs {
         self.unread
     }
 
+    /// The names of those, as far as they could be listed.
+    pub fn unread_names(&self) -> &[(Class, CString)] {
+        &self.unread_names
+    }
+
+    /// The names of a class.
+    pub fn names(&self, class: Class) -> impl Iterator<Item = &CStr> {
+        self.all.iter().filter(move |(_, _, of)| *of == class).map(|(name, _, _)| name.as_c_str())
+    }
+
     /// Whether there are any of a class.
     pub fn has(&self, class: Class) -> bool {
-        self.all.iter().any(|(_, _, of)| *of == class)
+        self.names(class).next().is_some()
     }
 
     /// Sets those of a class, of an entry of this type. With `seen`, those of names that were not seen there yet are read back.
@@ -167,7 +181,7 @@ impl Xattrs {
                 Ok(()) if is_there => result.set += 1,
                 Err(err) if !Call::SetXattr.allows(err) && !leniently => return Err(err),
                 _ => {
-                    result.unkept += 1;
+                    result.unkept.push(name.clone());
                     if name.as_c_str() == ACCESS_ACL {
                         result.without_acl = Narrowed::by(value, true);
                     }

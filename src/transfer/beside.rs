@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::{At, DEST, Mover, Place};
 use crate::collision::COLLISION;
 use crate::guard::EXCHANGED;
-use crate::policy::Existing;
+use crate::policy::{Existing, Flags};
 use crate::state::{private_name, temporary_name};
 use crate::sys::{
     Errno, Meta, hold, make_private_dir, move_entry, names_in, remove_file, rename_new, rename_reserving,
+    take_flags_off,
 };
 use crate::types::{Failure, Kind, Op, RelPath, Temporary};
 
@@ -157,6 +158,15 @@ impl Mover {
         };
         let renamed = match renamed {
             Err(Errno::EEXIST) => self.check_name(source, place).and_then(|()| move_entry(made.place(), to)),
+            renamed => renamed,
+        };
+        let renamed = match renamed {
+            // an earlier run has set flags of the source's on it
+            Err(Errno::EPERM) if self.job.generation > 1 && self.job.policy.preserve.flags == Flags::Copied => {
+                let there = hold(place.dest(), &place.dest_name, false);
+                let freed = there.and_then(|there| take_flags_off(there.as_fd(), Meta::of(&there)?.kind));
+                freed.and_then(|()| move_entry(made.place(), to))
+            }
             renamed => renamed,
         };
         renamed.at(Op::Rename, DEST)?;

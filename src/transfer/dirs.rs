@@ -6,6 +6,7 @@ use super::known::Earlier;
 use super::metadata::{Age, Setting};
 use super::probe::LinkCalls;
 use super::{At, DEST, MAX_ATTEMPTS, Mover, SOURCE};
+use crate::policy::Flags;
 use crate::proto::{DirBefore, FinishedDir, TaskResult};
 use crate::scan::names_in;
 use crate::state::{private_name, remove_private_dir, remove_temporaries};
@@ -50,8 +51,10 @@ impl Mover {
 
     /// Whether nothing is to be done for a directory that an earlier run has ended.
     fn is_as_recorded(&mut self, source: u16, dir: &FinishedDir, earlier: &Earlier) -> bool {
+        // their flags may have been taken off for this run
+        let has_flags = self.job.policy.preserve.flags == Flags::Copied;
         // another node's cache may still have the mode from before
-        if dir.private || dir.before.is_some_and(|before| before.lent) {
+        if has_flags || dir.private || dir.before.is_some_and(|before| before.lent) {
             return false;
         }
         // looked at from above, where its neighbours are too; what fails here, who sets the metadata will tell
@@ -80,7 +83,7 @@ impl Mover {
             self.remove_left_behind(path, *private, to.as_fd())?;
             self.node.guard().remove_mark(to.as_fd(), path)
         };
-        let kept = self.set_metadata(&Setting {
+        let mut kept = self.set_metadata(&Setting {
             from: Handle::Held(from.as_fd()),
             to: handle,
             source: &Meta { atime, ..meta },
@@ -93,7 +96,11 @@ impl Mover {
         if let Some(mode) = before.and_then(|before| before.mode_there).filter(|_| !self.job.policy.preserve.mode) {
             handle.set_mode(mode).at(Op::Chmod, DEST)?;
         }
-        if settled.is_some() { Ok((kept.facts(None), to)) } else { Err(Failure::CHANGED) }
+        if settled.is_none() {
+            return Err(Failure::CHANGED);
+        }
+        self.keep_flags(handle, &mut kept, !path.is_root());
+        Ok((kept.facts(None), to))
     }
 
     /// What a source's directory is, if all that is in it was seen when it was listed: its times have not changed since then,

@@ -15,7 +15,7 @@ use crate::plan::Range;
 use crate::policy::Existing;
 use crate::proto::{Known, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{End, Errno, Handle, Meta, create_new, open_read, read_link, remove_file, set_len};
-use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Op, Outcome, Partial, RelPath, Unkept};
+use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Loss, Op, Outcome, Partial, RelPath, Unkept};
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -32,6 +32,8 @@ pub(super) enum Attempt {
     Returned(Returned),
     /// The source changed while it was read; what was written is gone.
     Changed,
+    /// The source did not, and has not the length that its size says; what was written is gone.
+    NotItsSize,
 }
 
 impl Attempt {
@@ -45,6 +47,13 @@ impl Attempt {
             ended => Ok(ended),
         }
     }
+}
+
+/// A small file that has its data and its metadata.
+struct Filled {
+    kept: Kept,
+    to: End,
+    digest: Option<Digest>,
 }
 
 /// Whether an entry with several names is copied here.
@@ -140,7 +149,7 @@ impl Mover {
                 let mut place = me.place_in(&mut dirs, &known.name, again)?;
                 let checked = earlier.as_ref().map(|earlier| me.check_known(source, &place, earlier)).transpose()?;
                 match checked.unwrap_or(Checked::Copy { ours: false }) {
-                    Checked::There(attempt) => Ok(attempt),
+                    Checked::There(attempt) => Ok(*attempt),
                     Checked::Copy { ours } => {
                         // of a copy that was complete the user's word counts: what is there is left
                         place.ours |= ours && me.job.began.is_some();
@@ -172,6 +181,9 @@ impl Mover {
             Ok(Attempt::Confirmed | Attempt::Written(..)) => unreachable!("confirmed or made durable before"),
             Ok(Attempt::Changed) => {
                 self.fail(path, kind, Failure::CHANGED);
+            }
+            Ok(Attempt::NotItsSize) => {
+                self.fail(path, kind, Failure::SIZE);
             }
             Err(failure) => {
                 self.fail(path, kind, failure);
@@ -221,7 +233,7 @@ impl Mover {
         let owned = match attempt {
             Ok(Attempt::Done(mut facts)) => {
                 if unlinkable {
-                    facts.unkept.add(Unkept::LINK);
+                    facts.unkept.add(Loss::LINK);
                 }
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 Owned::Copied(facts)
@@ -231,8 +243,9 @@ impl Mover {
                 unreachable!("an owner is handed back for its size only")
             }
             Ok(Attempt::Confirmed | Attempt::Written(..)) => unreachable!("confirmed or made durable before"),
-            Ok(Attempt::Changed) => {
-                self.fail(path, kind, Failure::CHANGED);
+            Ok(ended @ (Attempt::Changed | Attempt::NotItsSize)) => {
+                let is_size = matches!(ended, Attempt::NotItsSize);
+                self.fail(path, kind, if is_size { Failure::SIZE } else { Failure::CHANGED });
                 Owned::Failed
             }
             Err(failure) => {
@@ -252,17 +265,19 @@ impl Mover {
         (links, partial): (Links, Option<Partial>),
         attempts_before: u8,
     ) -> Result<Attempt, Failure> {
+        let mut last = Attempt::Changed;
         for attempt in attempts_before..MAX_ATTEMPTS {
             self.task.records.count_recopied(u64::from(attempt > attempts_before));
             let outcome = match kind {
                 Kind::File => self.copy_file(source, place, (links, partial), attempt)?,
                 _ => self.copy_special(source, place, kind, links)?,
             };
-            if !matches!(outcome, Attempt::Changed) {
+            if !matches!(outcome, Attempt::Changed | Attempt::NotItsSize) {
                 return Ok(outcome);
             }
+            last = outcome;
         }
-        Ok(Attempt::Changed)
+        Ok(last)
     }
 
     fn copy_file(
@@ -287,46 +302,52 @@ impl Mover {
             return Ok(Attempt::Changed);
         }
         if meta.size > self.job.tuning.range_len {
-            let file = self.prepare_large(source, place, &meta, (attempt, partial))?;
+            let first = self.flags_first(from.as_fd(), &meta);
+            let file = self.prepare_large(source, place, (&meta, first), (attempt, partial))?;
             return Ok(Attempt::Returned(Returned::Large(file)));
         }
+        let mode = self.first_mode(&meta);
         let (to, made) =
-            self.make_beside(source, place, |(dir, name)| create_new(dir, name, 0o600)).at(Op::Create, DEST)?;
+            self.make_beside(source, place, |(dir, name)| create_new(dir, name, mode)).at(Op::Create, DEST)?;
+        self.flags_first(from.as_fd(), &meta).add_to(Handle::Open(to.as_fd()), meta.kind);
         let known = if self.node.asks_server() { Meta::known(to.as_fd()).ok() } else { None };
         let copied = self.fill((place, made.place()), from, (to, known), &meta).and_then(|filled| match filled {
-            Some((mut kept, to, digest)) => {
+            Ok(Filled { mut kept, to, digest }) => {
                 if !made.is_final {
                     self.sync_if_needed(to.plain())?;
                     // nothing may come to light once it has taken another file's place
                     to.flush().at(Op::Close, DEST)?;
                     let named = self.give_name(source, place, &made)?;
                     let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.plain()), &mut kept));
-                    let closed = again.and_then(|()| to.close().at(Op::Close, DEST));
-                    closed.inspect_err(|_| named.discard())?;
+                    again.inspect_err(|_| named.discard())?;
+                    self.keep_flags(Handle::Open(to.plain()), &mut kept, meta.nlink == 1);
+                    to.close().at(Op::Close, DEST).inspect_err(|_| named.discard())?;
                     return Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }));
-                } else if self.node.unsynced().is_some() {
+                }
+                self.keep_flags(Handle::Open(to.plain()), &mut kept, meta.nlink == 1);
+                if self.node.unsynced().is_some() {
                     return Ok(Attempt::Written(Facts { digest, ..kept.facts(None) }, Box::new(to)));
                 }
                 to.close().at(Op::Close, DEST)?;
                 Ok(Attempt::Done(Facts { digest, ..kept.facts(None) }))
             }
-            None => {
+            Err(why) => {
                 let (dir, name) = made.place();
-                remove_file(dir, name).at(Op::Create, DEST).map(|()| Attempt::Changed)
+                remove_file(dir, name).at(Op::Create, DEST).map(|()| why)
             }
         });
         copied.inspect_err(|_| made.discard())
     }
 
-    /// Data and metadata of a small file; `None` when the source changed meanwhile. The destination is still to be made
-    /// durable where it has to be by itself, and to be closed.
+    /// Data and metadata of a small file; or why it is not whole. The destination is still to be made durable where it has to
+    /// be by itself, and to be closed.
     fn fill(
         &mut self,
         (place, made): (&Place, (BorrowedFd<'_>, &[u8])),
         from: OwnedFd,
         file: (OwnedFd, Option<Meta>),
         meta: &Meta,
-    ) -> Result<Option<(Kept, End, Option<Digest>)>, Failure> {
+    ) -> Result<Result<Filled, Attempt>, Failure> {
         let (to, known) = file;
         let sparse = self.keeps_holes(meta);
         let has_length = sparse || self.job.tuning.sparse == Sparse::Always;
@@ -338,8 +359,11 @@ impl Mover {
         let (span, digest) = self.copy_piece(&mut pair, whole, || PieceHasher::whole(meta.size))?;
         let after = self.node.meta_now(pair.from.plain(), meta.dev).at(Op::Stat, SOURCE)?;
         let changes = self.job.policy.changes;
-        if span == Span::NotItsLength || changes.show_another(&meta.identity(), &after.identity()) {
-            return Ok(None);
+        if changes.show_another(&meta.identity(), &after.identity()) {
+            return Ok(Err(Attempt::Changed));
+        }
+        if span == Span::NotItsLength {
+            return Ok(Err(Attempt::NotItsSize));
         }
         pair.to.close_direct().at(Op::Close, DEST)?;
         let kept = self.set_metadata(&Setting {
@@ -351,7 +375,7 @@ impl Mover {
             link: LinkCalls::ALL,
             made: known,
         })?;
-        Ok(Some((kept, pair.to, digest)))
+        Ok(Ok(Filled { kept, to: pair.to, digest }))
     }
 
     /// What becomes of an entry that is not to be copied here: what is there is left, or it has several names.

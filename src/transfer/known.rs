@@ -13,12 +13,12 @@ use crate::plan::Range;
 use crate::policy::Changes;
 use crate::proto::KnownEntry;
 use crate::sys::{Class, End, Errno, Handle, Meta, Reading, hold, open_read, read_link, reopen};
-use crate::types::{Facts, Failure, Kind, Op, Outcome, Record, RelPath, Unkept};
+use crate::types::{Facts, Failure, Kind, Loss, Op, Outcome, Record, RelPath, Unkept};
 
 /// What a look at both sides of a known entry has shown.
 pub(super) enum Checked {
     /// Its data is there.
-    There(Attempt),
+    There(Box<Attempt>),
     /// It has to be copied; `ours` when what is at the destination is still what was copied there.
     Copy { ours: bool },
 }
@@ -71,16 +71,16 @@ impl Mover {
                 refreshed => refreshed,
             },
         };
-        if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Unkept::LINK) {
+        if from.nlink > 1 && self.job.policy.preserve.links && !entry.facts.unkept.has(Loss::LINK) {
             let facts = facts.unwrap_or_else(|| entry.facts.clone());
             let returned = self.linked(source, place, entry.kind, &from, Some(Box::new(facts)));
-            return Ok(Checked::There(Attempt::Returned(returned)));
+            return Ok(Checked::There(Box::new(Attempt::Returned(returned))));
         }
-        Ok(Checked::There(match facts {
+        Ok(Checked::There(Box::new(match facts {
             Some(facts) => Attempt::There(facts),
             None if entry.was_link => Attempt::There(entry.facts.clone()),
             None => Attempt::Confirmed,
-        }))
+        })))
     }
 
     /// Sets the metadata of a copy again whose data is as recorded. `None` if the entry has to be copied again.
@@ -95,7 +95,7 @@ impl Mover {
         let source = Meta::of(&from).at(Op::Stat, SOURCE)?;
         let to = hold(place.dest(), &place.dest_name, false).at(Op::Open, DEST)?;
         let there = Meta::of(&to).at(Op::Stat, DEST)?;
-        let keeps_owner = self.node.guard().wanted(&source, &there).0 == there.uid || facts.unkept.has(Unkept::OWNER);
+        let keeps_owner = self.node.guard().wanted(&source, &there).0 == there.uid || facts.unkept.has(Loss::OWNER);
         let (source_handle, handle) = (Handle::Held(from.as_fd()), Handle::Held(to.as_fd()));
         let gives_rights = *kind == Kind::File
             && (source.mode & SETUID_SETGID != 0
@@ -109,6 +109,7 @@ impl Mover {
         {
             return Ok(None);
         }
+        self.take_flags_off(to.as_fd(), Some(*kind))?;
         // attributes of the user's own read-only file: the mode is set again below
         if *kind == Kind::File && !self.node.privileged && there.mode & 0o200 == 0 {
             handle.set_mode(there.mode | 0o200).at(Op::Chmod, DEST)?;
@@ -120,16 +121,17 @@ impl Mover {
             Setting { from: source_handle, to: handle, source: &source, inherits_acl, of: Age::Old, link, made: None };
         let mut kept = self.set_metadata(&setting)?;
         if !all_dropped {
-            kept.unkept.add(Unkept::XATTR);
+            kept.unkept.add(Loss::XATTR);
         }
+        self.keep_flags(handle, &mut kept, source.nlink == 1);
         if self.node.unsynced().is_some() && *kind == Kind::File {
             let to = open_read(place.dest(), &place.dest_name, Reading::default()).at(Op::Open, DEST)?;
             self.sync_if_needed(to.as_fd())?;
         }
         let (target, digest) = (facts.target.clone(), facts.digest);
         let mut new = Facts { digest, ..kept.facts(target) };
-        if facts.unkept.has(Unkept::LINK) {
-            new.unkept.add(Unkept::LINK);
+        if facts.unkept.has(Loss::LINK) {
+            new.unkept.add(Loss::LINK);
         }
         Ok(Some(new))
     }
@@ -183,12 +185,12 @@ impl Mover {
             Changes::Ctime => from.ctime == facts.ctime,
             Changes::Mtime | Changes::None => {
                 let wanted = self.node.guard().wanted(from, there);
-                (!mode_counts || from.mode == facts.mode) && keeps(Unkept::OWNER, wanted == (facts.uid, facts.gid))
+                (!mode_counts || from.mode == facts.mode) && keeps(Loss::OWNER, wanted == (facts.uid, facts.gid))
             }
         };
         is_unchanged
-            && keeps(Unkept::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
-            && keeps(Unkept::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode)
+            && keeps(Loss::OWNER, (there.uid, there.gid) == (facts.uid, facts.gid))
+            && keeps(Loss::MODE, entry.kind == Kind::Symlink || there.mode == facts.mode)
     }
 
     /// Whether a directory is on both sides as its record says: nothing in it came, went or has another name.

@@ -12,8 +12,10 @@ use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
 use crate::plan::{Ranges, range_len_of};
 use crate::proto::{LargeFile, Owned, TaskResult};
-use crate::sys::{End, Errno, Handle, Meta, close, create_new, hold, open_read, open_write, rename_new, set_len};
-use crate::types::{Digest, Facts, Failure, Kind, Op, Outcome, Partial, Temporary, Unkept};
+use crate::sys::{
+    End, Errno, Handle, InodeFlags, Meta, close, create_new, hold, open_read, open_write, rename_new, set_len,
+};
+use crate::types::{Digest, Facts, Failure, Kind, Loss, Op, Outcome, Partial, Temporary};
 
 impl Mover {
     /// The destination of a file that is copied in ranges: the one that an earlier run has begun, or a new one.
@@ -21,7 +23,7 @@ impl Mover {
         &mut self,
         source: u16,
         place: &Place,
-        meta: &Meta,
+        (meta, first): (&Meta, InodeFlags),
         (attempt, partial): (u8, Option<Partial>),
     ) -> Result<LargeFile, Failure> {
         let sparse = self.keeps_holes(meta);
@@ -41,7 +43,7 @@ impl Mover {
                 return Ok(begun);
             }
         }
-        self.begin_large(place, &new)?;
+        self.begin_large(place, &new, first)?;
         Ok(new)
     }
 
@@ -83,10 +85,12 @@ impl Mover {
         Ok(false)
     }
 
-    /// Makes the destination of a file that is copied in ranges: a temporary name, its final length.
-    fn begin_large(&mut self, place: &Place, file: &LargeFile) -> Result<(), Failure> {
+    /// Makes the destination of a file that is copied in ranges: a temporary name, its final length, the flags that it has to
+    /// have first.
+    fn begin_large(&mut self, place: &Place, file: &LargeFile, first: InodeFlags) -> Result<(), Failure> {
         let create = |(dir, name): (BorrowedFd<'_>, &[u8])| create_new(dir, name, 0o600);
         let (to, made) = self.make_temporary(file.source, place, file.temporary, create).at(Op::Create, DEST)?;
+        first.add_to(Handle::Open(to.as_fd()), Some(Kind::File));
         let sized =
             set_len(to.as_fd(), file.identity.size).at(Op::Truncate, DEST).and_then(|()| close(to).at(Op::Close, DEST));
         sized.inspect_err(|_| made.discard())
@@ -152,7 +156,7 @@ impl Mover {
             Ok(Ok(Some(facts))) => {
                 let mut facts = Facts { digest, ..facts };
                 if unlinkable {
-                    facts.unkept.add(Unkept::LINK);
+                    facts.unkept.add(Loss::LINK);
                 }
                 self.end(file.path.clone(), Kind::File, Outcome::Done(facts.clone()));
                 Owned::Copied(facts)
@@ -191,7 +195,9 @@ impl Mover {
         self.sync_if_needed(to.as_fd())?;
         let named = self.give_name(file.source, &place, &made)?;
         let again = self.retried(|me, _| me.keep_times_again(Handle::Open(to.as_fd()), &mut kept));
-        again.and_then(|()| close(to).at(Op::Close, DEST)).inspect_err(|_| named.discard())?;
+        again.inspect_err(|_| named.discard())?;
+        self.keep_flags(Handle::Open(to.as_fd()), &mut kept, meta.nlink == 1);
+        close(to).at(Op::Close, DEST).inspect_err(|_| named.discard())?;
         self.sync_dir_later(&place.dir());
         Ok(Some(kept.facts(None)))
     }

@@ -7,7 +7,7 @@ use super::{At, DEST, Mover, Place};
 use crate::guard::EXCHANGED;
 use crate::proto::{Returned, TaskResult};
 use crate::sys::{Errno, Handle, Meta, hold, link, read_link};
-use crate::types::{Call, Facts, Failure, Halt, Kind, Op, Outcome, RelPath, Unkept, Verdict};
+use crate::types::{Call, Facts, Failure, Halt, Kind, Loss, Op, Outcome, RelPath, Verdict};
 
 impl Mover {
     /// Links each path to the owner. Paths that the file system cannot link are handed back, to be copied.
@@ -26,7 +26,7 @@ impl Mover {
                 break;
             }
             // The owner is a special file that the destination cannot make: neither are its other names.
-            if facts.unkept.has(Unkept::SPECIAL) {
+            if facts.unkept.has(Loss::SPECIAL) {
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 continue;
             }
@@ -115,7 +115,7 @@ fn is_copy(held: BorrowedFd<'_>, kind: Kind, facts: &Facts, touches: bool) -> Re
     // The cached metadata may be older than the last change by another node.
     for look in [Meta::of, Meta::of_now] {
         let there = look(held)?;
-        let same_uid = facts.unkept.has(Unkept::OWNER) || there.uid == facts.uid;
+        let same_uid = facts.unkept.has(Loss::OWNER) || there.uid == facts.uid;
         let same_data = match kind {
             Kind::File => there.size == facts.size,
             Kind::Symlink => {

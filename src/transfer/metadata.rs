@@ -14,10 +14,10 @@ use super::probe::LinkCalls;
 use super::{At, DEST, Mover, SOURCE};
 use crate::guard::EXCHANGED;
 use crate::sys::{
-    Class, Errno, Handle, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, XattrReading, Xattrs,
-    drop_other_xattrs, has_default_acl, reaches_held, strip_acls, sync_file, sync_open_dir,
+    Class, Errno, Handle, InodeFlags, Lease, Meta, Narrowed, Owner, SetXattrs, Stripped, XattrError, XattrReading,
+    Xattrs, drop_other_xattrs, has_default_acl, reaches_held, strip_acls, sync_file, sync_open_dir,
 };
-use crate::types::{Call, Facts, Failure, Kind, Op, RelPath, Timestamp, Unkept};
+use crate::types::{Call, Facts, Failure, Kind, Loss, Op, RelPath, Timestamp, Unkept};
 
 pub(super) const SETUID_SETGID: u32 = 0o6000;
 const SETGID: u32 = 0o2000;
@@ -34,12 +34,16 @@ pub(super) struct Kept {
     keeps_times: bool,
     /// The copy's modification time, where it is not the source's.
     mtime_there: Option<Timestamp>,
+    /// The source's inode flags, as far as they are wanted; `None` if they could not be read.
+    pub(super) flags: Option<InodeFlags>,
+    /// The device that the copy is on.
+    pub(super) dev: u64,
 }
 
 impl Kept {
     /// What is recorded of the entry; of a symbolic link with its target.
     pub(super) fn facts(&self, target: Option<Vec<u8>>) -> Facts {
-        Facts { mtime_there: self.mtime_there, ..facts(&self.meta, self.unkept, target) }
+        Facts { mtime_there: self.mtime_there, ..facts(&self.meta, self.unkept.clone(), target) }
     }
 }
 
@@ -110,18 +114,43 @@ impl Mover {
             Err(Errno::ENOENT) if matches!(from, Handle::Held(_)) && !reaches_held() => None,
             read => Some(read.at(Op::Xattr, SOURCE)?),
         };
+        let such = (meta.dev, meta.kind);
         // A server that lists attributes at one time and none at another: those of this entry are lost.
         let are_lost = match &read {
-            Some(read) => self.node.loses_xattrs((meta.dev, meta.kind), read.were_listed()),
+            // what was seen already needs no look at what the threads share
+            Some(read) if read.were_listed() && self.listed.get() == Some(such) => false,
+            Some(read) => {
+                self.listed.set(Some(such).filter(|_| read.were_listed()));
+                self.node.loses_xattrs(such, read.were_listed())
+            }
             None => true,
         };
         let unread = read.as_ref().map(Xattrs::unread).unwrap_or_default();
-        for (acls, kind, unread) in [(false, Unkept::XATTR, unread.0), (true, Unkept::ACL, unread.1)] {
+        for (acls, kind, unread) in [(false, Loss::XATTR, unread.0), (true, Loss::ACL, unread.1)] {
             if (are_lost || unread) && attributes.wants_some(acls) {
                 unkept.add(kind);
             }
         }
-        Ok(read.unwrap_or_default())
+        let read = read.unwrap_or_default();
+        for (kind, name) in read.unread_names() {
+            unkept.add_named(loss_of(*kind), name.to_bytes());
+        }
+        Ok(read)
+    }
+
+    /// The mode that a small file is created with. In a copy that this run has made from its root on, each directory is open to
+    /// its maker alone until all in it has ended: there it is the source's, and chmod(2) is saved. setuid, setgid and
+    /// sticky come later.
+    pub(super) fn first_mode(&self, source: &Meta) -> u32 {
+        const OWN: u32 = 0o600;
+        let wanted = self.wanted_mode(source) & 0o777;
+        if self.job.fresh && wanted & OWN == OWN { wanted } else { OWN }
+    }
+
+    /// The mode that a copy is to have, if nothing is in the way.
+    fn wanted_mode(&self, source: &Meta) -> u32 {
+        let policy = &self.job.policy;
+        if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask }
     }
 
     /// Gives the copy of an entry the metadata of its source.
@@ -144,7 +173,7 @@ impl Mover {
             Stripped::default()
         };
         if stripped.left {
-            unkept.add(Unkept::ACL);
+            unkept.add(Loss::ACL);
         }
         self.set_xattrs(&xattrs, Class::Plain, set, &mut unkept)?;
         let owner = self.keep_owner(set, &have, &mut unkept)?;
@@ -162,19 +191,19 @@ impl Mover {
         if self.node.doubts_metadata() {
             let there = if set.made.is_some() { whole(to, source)? } else { to.meta_known().at(Op::Stat, DEST)? };
             if (there.uid, there.gid) != (owner.uid, owner.gid) {
-                unkept.add(Unkept::OWNER);
+                unkept.add(Loss::OWNER);
             }
             if there.mode != mode && !is_link {
                 if policy.preserve.mode {
-                    unkept.add(Unkept::MODE);
+                    unkept.add(Loss::MODE);
                 }
                 mode = there.mode;
             }
             if there.mtime != source.mtime && policy.preserve.timestamps {
-                unkept.add(Unkept::TIMES);
+                unkept.add(Loss::TIMES);
             }
         }
-        let seen = match policy.preserve.timestamps && !unkept.has(Unkept::TIMES) {
+        let seen = match policy.preserve.timestamps && !unkept.has(Loss::TIMES) {
             true => (source.atime, source.mtime),
             false => to.meta().map(|there| (there.atime, there.mtime)).at(Op::Stat, DEST)?,
         };
@@ -182,7 +211,8 @@ impl Mover {
         let times = if policy.preserve.timestamps { (source.atime, source.mtime) } else { seen };
         let mode = if policy.preserve.mode { source.mode } else { mode };
         let meta = Meta { mode, uid: owner.uid, gid: owner.gid, ..*source };
-        Ok(Kept { meta, unkept, times, keeps_times: set.link.utimens, mtime_there })
+        let flags = self.source_flags(from, source)?;
+        Ok(Kept { meta, unkept, times, keeps_times: set.link.utimens, mtime_there, flags, dev: have.dev })
     }
 
     /// Sets ACLs, capabilities and the mode. Returns the mode that the entry may have.
@@ -206,11 +236,12 @@ impl Mover {
         let mode = if is_file { mode & !SETUID_SETGID | bits } else { mode };
         // The cached mode of a directory may be older than the change that this job has made to it.
         let may_be_old = matches!(set.of, Age::Dir(_));
-        if owner.set || stripped || acls.set > 0 || gives_rights || may_be_old || have.mode != mode {
+        let may_change = owner.set && (!is_file || self.node.doubts_metadata());
+        if may_change || stripped || acls.set > 0 || gives_rights || may_be_old || have.mode != mode {
             keep_mode(to, mode, unkept)?;
             // chmod(2) clears setgid without an error if the caller is not in the group.
             if mode & SETUID_SETGID != 0 && to.meta().at(Op::Stat, DEST)?.mode != mode {
-                unkept.add(Unkept::MODE);
+                unkept.add(Loss::MODE);
             }
         }
         Ok(mode)
@@ -233,10 +264,10 @@ impl Mover {
         let lease = if now.uid == self.job.maker.uid || !is_more { None } else { Some(Lease::take(fd)) };
         if !is_meant || matches!(lease, Some(None)) {
             if bits != 0 {
-                unkept.add(Unkept::MODE);
+                unkept.add(Loss::MODE);
             }
-            if xattrs.has(Class::Privilege) {
-                unkept.add(Unkept::XATTR);
+            for name in xattrs.names(Class::Privilege) {
+                unkept.add_named(Loss::XATTR, name.to_bytes());
             }
             return Ok(false);
         }
@@ -259,8 +290,8 @@ impl Mover {
     ) -> Result<SetXattrs, Failure> {
         let set =
             xattrs.set((*to, source.kind), class, (self.node.doubted_xattrs(), self.leniently)).at(Op::Xattr, DEST)?;
-        if set.unkept > 0 {
-            unkept.add(if class == Class::Acl { Unkept::ACL } else { Unkept::XATTR });
+        for name in &set.unkept {
+            unkept.add_named(loss_of(class), name.to_bytes());
         }
         Ok(set)
     }
@@ -272,12 +303,12 @@ impl Mover {
         let gid = (have.gid != wants_gid).then_some(wants_gid);
         let may_give = self.node.privileged && !matches!(set.of, Age::Old);
         if uid.is_some() && !may_give {
-            unkept.add(Unkept::OWNER);
+            unkept.add(Loss::OWNER);
         }
         let owner = Owner { uid: uid.filter(|_| may_give), gid };
         let changes = owner != (Owner { uid: None, gid: None });
         if changes && !set.link.chown {
-            unkept.add(Unkept::OWNER);
+            unkept.add(Loss::OWNER);
         }
         let was_set = changes
             && set.link.chown
@@ -285,7 +316,7 @@ impl Mover {
                 Ok(()) => true,
                 // An ordinary user outside of the group, a user namespace, or a file system without owners.
                 Err(err) if Call::Chown.allows(err) => {
-                    unkept.add(Unkept::OWNER);
+                    unkept.add(Loss::OWNER);
                     false
                 }
                 Err(err) => return Err(err).at(Op::Chown, DEST),
@@ -293,21 +324,20 @@ impl Mover {
         if was_set && self.node.doubts_metadata() {
             let there = set.to.meta_known().at(Op::Stat, DEST)?;
             if (there.uid, there.gid) != (wants_uid, wants_gid) {
-                unkept.add(Unkept::OWNER);
+                unkept.add(Loss::OWNER);
             }
         }
         let source = (set.source.uid, set.source.gid);
-        let differs = unkept.has(Unkept::OWNER) || (wants_uid, wants_gid) != source;
+        let differs = unkept.has(Loss::OWNER) || (wants_uid, wants_gid) != source;
         Ok(Ownership { uid: wants_uid, gid: wants_gid, set: was_set, differs })
     }
 
     /// The source's mode, without setuid and setgid if the copy has another owner than its source: a setuid program of one user
     /// must never become one of another.
     fn allowed_bits(&self, source: &Meta, owner: &Ownership, unkept: &Unkept) -> u32 {
-        let policy = &self.job.policy;
-        let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
+        let wanted = self.wanted_mode(source);
         // setgid of a directory only chooses the group of new entries: it stays when the user maps owners.
-        let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Unkept::OWNER));
+        let drops = owner.differs && (source.kind != Some(Kind::Dir) || unkept.has(Loss::OWNER));
         if drops { wanted & !SETUID_SETGID } else { wanted }
     }
 
@@ -321,12 +351,10 @@ impl Mover {
         unkept: &mut Unkept,
         without_acl: Option<Narrowed>,
     ) -> u32 {
-        let policy = &self.job.policy;
         let mode = self.allowed_bits(source, owner, unkept);
         let mode = without_acl.map_or(mode, |Narrowed { group, others }| mode & (!0o077 | group << 3 | others));
-        let wanted = if policy.preserve.mode { source.mode } else { source.mode & 0o777 & !policy.umask };
-        if mode != wanted && policy.preserve.mode {
-            unkept.add(Unkept::MODE);
+        if mode != self.wanted_mode(source) && self.job.policy.preserve.mode {
+            unkept.add(Loss::MODE);
         }
         mode
     }
@@ -334,13 +362,13 @@ impl Mover {
     fn keep_times(&self, set: &Setting<'_>, unkept: &mut Unkept) -> Result<(), Failure> {
         let Setting { to, source, .. } = *set;
         if !set.link.utimens {
-            unkept.add(Unkept::TIMES);
+            unkept.add(Loss::TIMES);
             return Ok(());
         }
         match to.set_times(source.atime, source.mtime) {
             Ok(()) => {}
             Err(err) if Call::Utimens.allows(err) => {
-                unkept.add(Unkept::TIMES);
+                unkept.add(Loss::TIMES);
                 return Ok(());
             }
             Err(err) => return Err(err).at(Op::Utimes, DEST),
@@ -350,7 +378,7 @@ impl Mover {
         if (self.node.coarse_times || !usual.contains(&source.mtime.sec))
             && to.meta_now().at(Op::Stat, DEST)?.mtime != source.mtime
         {
-            unkept.add(Unkept::TIMES);
+            unkept.add(Loss::TIMES);
         }
         Ok(())
     }
@@ -363,14 +391,14 @@ impl Mover {
             Err(err) if Call::Utimens.allows(err) => false,
             set => set.map(|()| true).at(Op::Utimes, DEST)?,
         };
-        if is_set && !self.node.doubts_metadata() && !kept.unkept.has(Unkept::TIMES) {
+        if is_set && !self.node.doubts_metadata() && !kept.unkept.has(Loss::TIMES) {
             return Ok(());
         }
         let there = to.meta().at(Op::Stat, DEST)?.mtime;
         kept.mtime_there = Some(there).filter(|mtime| *mtime != kept.meta.mtime);
-        kept.unkept.remove(Unkept::TIMES);
+        kept.unkept.remove(Loss::TIMES);
         if self.job.policy.preserve.timestamps && (kept.mtime_there.is_some() || !is_set) {
-            kept.unkept.add(Unkept::TIMES);
+            kept.unkept.add(Loss::TIMES);
         }
         Ok(())
     }
@@ -410,11 +438,16 @@ impl Mover {
 fn keep_mode(to: Handle<'_>, mode: u32, unkept: &mut Unkept) -> Result<(), Failure> {
     match to.set_mode(mode) {
         Err(err) if Call::Chmod.allows(err) => {
-            unkept.add(Unkept::MODE);
+            unkept.add(Loss::MODE);
             if mode & STICKY != 0 { keep_mode(to, mode & !STICKY, unkept) } else { Ok(()) }
         }
         set => set.at(Op::Chmod, DEST),
     }
+}
+
+/// What is lost with an attribute of this class.
+fn loss_of(class: Class) -> Loss {
+    if class == Class::Acl { Loss::ACL } else { Loss::XATTR }
 }
 
 /// The metadata of an entry that has the type, and for a file the size, of its source.

@@ -6,6 +6,7 @@ mod beside;
 mod data;
 mod dirs;
 mod entry;
+mod flags;
 mod foresee;
 mod known;
 mod large;
@@ -18,11 +19,13 @@ mod special;
 mod syncer;
 mod throttle;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use entry::Links;
+use flags::LooksAt;
 pub use node::{Node, open_marked};
 use syncer::Syncer;
 pub use throttle::Throttle;
@@ -60,6 +63,10 @@ pub struct Mover {
     syncer: Option<Syncer>,
     /// Attributes that cannot be read, set or removed are left out, and noted.
     leniently: bool,
+    /// Device and type of the entry whose attributes were listed last.
+    listed: Cell<Option<(u64, Option<Kind>)>>,
+    /// The device of the entry whose inode flags were looked at last.
+    flagged: Cell<Option<(u64, LooksAt)>>,
 }
 
 /// What the current task has ended so far.
@@ -151,6 +158,8 @@ impl Mover {
             // without its threads this one does it
             syncer: node.unsynced().and_then(|_| Syncer::start().ok()),
             leniently: false,
+            listed: Cell::default(),
+            flagged: Cell::default(),
         }
     }
 
@@ -204,8 +213,20 @@ impl Mover {
     /// Tries again what failed in a way that may pass; `what` is told whether it is tried again. Where attributes alone are
     /// the reason in the end, they are left out: they never cost an entry its data.
     fn retried<T>(&mut self, mut what: impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
+        match self.kept_trying(&mut what) {
+            Err(failure) if failure.is_of_attributes() && !self.leniently && !self.is_halting() => {
+                self.leniently = true;
+                let result = self.kept_trying(&mut |me: &mut Self, _| what(me, true));
+                self.leniently = false;
+                result
+            }
+            result => result,
+        }
+    }
+
+    fn kept_trying<T>(&mut self, what: &mut impl FnMut(&mut Self, bool) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut retry = self.retry.clone();
-        let result = retry.run(self, &mut what, |me| {
+        let result = retry.run(self, what, |me| {
             // a descriptor may be what is stale
             me.sources.clear();
             me.destination.clear();
@@ -216,15 +237,7 @@ impl Mover {
             goes_on
         });
         self.retry = retry;
-        match result {
-            Err(failure) if failure.is_of_attributes() && !self.leniently && !self.is_halting() => {
-                self.leniently = true;
-                let result = what(self, true);
-                self.leniently = false;
-                result
-            }
-            result => result,
-        }
+        result
     }
 
     fn run_task(&mut self, task: Task) -> TaskResult {

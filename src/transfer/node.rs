@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use super::flags::LooksAt;
 use super::probe::LinkCalls;
 use crate::guard::Guard;
-use crate::policy::XattrChoice;
+use crate::policy::{Flags, XattrChoice};
 use crate::proto::{Durability, Job, Source};
 use crate::retry::Lag;
 use crate::state::marker_name;
 use crate::sys::{
-    DirCache, Errno, Meta, Mounts, SeenXattrs, Unsynced, group_name, is_loaded, is_on_fuse, keeps_metadata, open_root,
-    sync_file_system, syncfs_reaches, user_name,
+    DirCache, Errno, Handle, Meta, Mounts, SeenXattrs, Unsynced, group_name, is_loaded, is_on_fuse, keeps_metadata,
+    open_root, sync_file_system, syncfs_reaches, user_name,
 };
 use crate::types::{Kind, LinkId, escaped};
 
@@ -44,6 +45,9 @@ pub struct Node {
     times: Mutex<()>,
     /// By the devices of the destination that were tried.
     link_calls: Mutex<HashMap<u64, LinkCalls>>,
+    /// By device: whether its inode flags are looked at, and its project ids.
+    flagged: RwLock<HashMap<u64, LooksAt>>,
+    flags: Flags,
     /// Device and type of source entries whose attributes could be listed.
     have_xattrs: RwLock<HashSet<(u64, Option<Kind>)>>,
     /// Devices of sources whose blocks the destination cannot share.
@@ -140,6 +144,8 @@ impl Node {
             guard: Arc::new(guard.map_err(|err| err.to_string())?),
             times: Mutex::default(),
             link_calls: Mutex::default(),
+            flagged: RwLock::default(),
+            flags: job.policy.preserve.flags,
             have_xattrs: RwLock::default(),
             unshared: Mutex::default(),
         })
@@ -247,6 +253,26 @@ impl Node {
             self.have_xattrs.write().unwrap_or_else(PoisonError::into_inner).insert(such);
         }
         have && !were_listed
+    }
+
+    /// Whether inode flags, and project ids, are looked at on the device that an entry is on.
+    pub(super) fn looks_at_flags(&self, entry: Handle<'_>, dev: u64) -> LooksAt {
+        let known = self.flagged.read().unwrap_or_else(PoisonError::into_inner).get(&dev).copied();
+        known.unwrap_or_else(|| {
+            let flags = match self.flags {
+                Flags::Ignored => false,
+                Flags::Counted => !entry.is_on_server(),
+                Flags::Copied => true,
+            };
+            let looks = LooksAt { flags, projects: flags && entry.may_have_project() };
+            self.flagged.write().unwrap_or_else(PoisonError::into_inner).insert(dev, looks);
+            looks
+        })
+    }
+
+    /// Notes that a device has no inode flags.
+    pub(super) fn has_no_flags(&self, dev: u64) {
+        self.flagged.write().unwrap_or_else(PoisonError::into_inner).insert(dev, LooksAt::default());
     }
 
     /// Whether the destination may share blocks of files on this device, as far as is known.

@@ -10,7 +10,7 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::collision::COLLISION;
 use crate::guard::EXCHANGED;
 use crate::sys::{Errno, Handle, Meta, close, create_new, hold, make_node, make_symlink, read_link, remove_file};
-use crate::types::{Call, Failure, Kind, Op, Temporary, Unkept};
+use crate::types::{Call, Failure, Kind, Loss, Op, Temporary};
 
 impl Mover {
     pub(super) fn copy_special(
@@ -49,7 +49,7 @@ impl Mover {
                 }
             }),
         };
-        let unmade = || Ok(Attempt::Done(facts(&meta, Unkept::SPECIAL, None)));
+        let unmade = || Ok(Attempt::Done(facts(&meta, Loss::SPECIAL.into(), None)));
         let made = match self.make_beside(source, place, make) {
             Ok(((), made)) => made,
             Err(err) if kind == Kind::Symlink || [Errno::EEXIST, COLLISION].contains(&err) => {

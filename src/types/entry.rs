@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Failure, RelPath};
+use super::{Digest, Failure, RelPath, Unkept};
 
 /// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,56 +69,6 @@ pub struct LinkId {
     /// the same file system can have another device number on each node.
     pub dev: u64,
     pub ino: u64,
-}
-
-/// Metadata that the destination could not hold, one bit a kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unkept(u8);
-
-impl Unkept {
-    pub const OWNER: Self = Self(1);
-    pub const XATTR: Self = Self(2);
-    pub const LINK: Self = Self(4);
-    pub const MODE: Self = Self(8);
-    pub const ACL: Self = Self(16);
-    /// The destination cannot make an entry of this type: it is not there.
-    pub const SPECIAL: Self = Self(32);
-    pub const TIMES: Self = Self(64);
-    /// Each kind, by the name that `--preserve` and the manifest know it by.
-    pub const KINDS: [(Self, &'static str); 7] = [
-        (Self::OWNER, "ownership"),
-        (Self::MODE, "mode"),
-        (Self::XATTR, "xattr"),
-        (Self::ACL, "acl"),
-        (Self::LINK, "links"),
-        (Self::SPECIAL, "special"),
-        (Self::TIMES, "timestamps"),
-    ];
-
-    /// Adds what `other` names.
-    pub fn add(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    /// Takes out what `other` names.
-    pub fn remove(&mut self, other: Self) {
-        self.0 &= !other.0;
-    }
-
-    /// Whether it holds what `other` names.
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether anything was not kept.
-    pub fn any(self) -> bool {
-        self.0 != 0
-    }
-
-    /// The kinds by their names.
-    pub fn names(self) -> Vec<&'static str> {
-        Self::KINDS.iter().filter(|(kind, _)| self.has(*kind)).map(|&(_, name)| name).collect()
-    }
 }
 
 /// Why an entry is as it was: what stood there was to be left, or (in a dry run) nothing was written.

@@ -45,6 +45,8 @@ pub enum Op {
     Exchanged,
     /// The destination takes the name for that of another entry.
     Collision,
+    /// The source holds more or less than its size says, and does not change: procfs, sysfs.
+    Size,
 }
 
 /// Which tree the operation was on.
@@ -61,13 +63,15 @@ pub struct Failure {
     pub op: Op,
     pub side: Side,
     /// The C library's errno; 0 where no call failed ([`Op::Changed`], [`Op::Conflict`], [`Op::Loop`], [`Op::Exchanged`],
-    /// [`Op::Collision`]).
+    /// [`Op::Collision`], [`Op::Size`]).
     pub errno: i32,
 }
 
 impl Failure {
     /// The source changed during every attempt to copy it.
     pub const CHANGED: Self = Self { op: Op::Changed, side: Side::Source, errno: 0 };
+    /// The size of the source says nothing of what it holds.
+    pub const SIZE: Self = Self { op: Op::Size, side: Side::Source, errno: 0 };
     /// Cancelled, because the job is stopping.
     pub const STOPPED: Self = Self { op: Op::Stopped, side: Side::Source, errno: 0 };
     /// What stands at the destination is not proved to be the copy's.
@@ -137,6 +141,7 @@ impl fmt::Display for Op {
             Self::Clone => "clone",
             Self::Exchanged => "exchanged",
             Self::Collision => "collision",
+            Self::Size => "size",
         })
     }
 }
@@ -154,6 +159,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.op {
             Op::Changed => f.write_str("the source changed while it was read"),
+            Op::Size => f.write_str(
+                "holds more or less than its size says, and does not change (/proc, /sys): not copied; leave it out, or give \
+                 --one-file-system",
+            ),
             Op::Conflict => f.write_str("more than one source holds an entry of this path"),
             Op::Exchanged => f.write_str(
                 "what stands at the destination is not known to be the copy's, and others can exchange it: give it the owner of \

@@ -10,9 +10,10 @@ mod names;
 mod path;
 mod size;
 mod stats;
+mod unkept;
 mod verdict;
 
-pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, Temporary, Timestamp, Unkept};
+pub use entry::{Facts, Fate, Identity, Kind, LinkId, Outcome, Partial, Record, Temporary, Timestamp};
 pub use exit::ExitCode;
 pub use failure::{Failure, Op, Side};
 pub use maker::{Maker, Secret};
@@ -20,6 +21,7 @@ pub use names::NameSet;
 pub use path::{DirPath, MAX_NAME_LEN, PathError, RelPath, escaped, is_name, one_line};
 pub use size::{human_bytes, parse_duration, parse_rate, parse_size};
 pub use stats::Stats;
+pub use unkept::{Loss, Unkept};
 pub use verdict::{Call, Halt, Verdict};
 
 /// A BLAKE3 digest of a whole file, 32 bytes, as `b3sum` prints it in hexadecimal.

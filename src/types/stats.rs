@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Outcome, Record, Unkept};
+use super::{Kind, Loss, Outcome, Record};
 
 /// What a rank has finished. An entry is counted once, by its outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +21,8 @@ pub struct Stats {
     pub errors: u64,
     /// Entries of which the destination could not hold everything.
     pub unkept: u64,
-    /// Of them by kind, in the order of [`Unkept::KINDS`].
-    pub unkept_kinds: [u64; Unkept::KINDS.len()],
+    /// Of them by kind, in the order of [`Loss::KINDS`].
+    pub unkept_kinds: [u64; Loss::KINDS.len()],
     /// Files that were copied again because they changed while they were read.
     pub recopied: u64,
     /// Of `files`, `symlinks` and `others`: those that were there, and left.
@@ -36,14 +36,14 @@ pub struct Stats {
 
 impl Stats {
     /// How many counters there are.
-    pub const LEN: usize = 13 + Unkept::KINDS.len();
+    pub const LEN: usize = 13 + Loss::KINDS.len();
 
     /// The counters as numbers, to be reduced over the ranks.
     pub fn to_array(self) -> [u64; Self::LEN] {
         let Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, .. } = self;
         let Self { recopied, kept, resumed, resumed_bytes, retries, .. } = self;
-        let [a, b, c, d, e, f, g] = unkept_kinds;
-        let entries = [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g];
+        let [a, b, c, d, e, f, g, h] = unkept_kinds;
+        let entries = [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g, h];
         let mut counters = [0; Self::LEN];
         counters[..entries.len()].copy_from_slice(&entries);
         counters[entries.len()..].copy_from_slice(&[recopied, kept, resumed, resumed_bytes, retries]);
@@ -52,10 +52,10 @@ impl Stats {
 
     /// The inverse of [`Stats::to_array`].
     pub fn from_array(counters: [u64; Self::LEN]) -> Self {
-        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g, rest @ ..] =
+        let [files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, a, b, c, d, e, f, g, h, rest @ ..] =
             counters;
         let [recopied, kept, resumed, resumed_bytes, retries] = rest;
-        let unkept_kinds = [a, b, c, d, e, f, g];
+        let unkept_kinds = [a, b, c, d, e, f, g, h];
         let left = Self { recopied, kept, resumed, resumed_bytes, retries, ..Self::default() };
         Self { files, dirs, symlinks, others, hardlinks, bytes, errors, unkept, unkept_kinds, ..left }
     }
@@ -95,7 +95,7 @@ impl Stats {
             self.bytes = self.bytes.saturating_add(facts.size);
         }
         self.unkept += u64::from(facts.unkept.any());
-        for (count, (kind, _)) in self.unkept_kinds.iter_mut().zip(Unkept::KINDS) {
+        for (count, (kind, _)) in self.unkept_kinds.iter_mut().zip(Loss::KINDS) {
             *count += u64::from(facts.unkept.has(kind));
         }
     }

@@ -31,6 +31,8 @@ pub enum Call {
     /// open(2) with `O_NOATIME`.
     OpenNoAtime,
     Statx,
+    /// ioctl(2) on inode flags and project ids.
+    InodeFlags,
     /// Sharing the source's blocks, ioctl(2) `FICLONERANGE`.
     Clone,
     /// Any other call on an entry. Failures of all calls on entries are judged by it once they are errors ([`Failure`]).
@@ -109,8 +111,8 @@ const fn row(calls: Calls, side: Option<Side>, errnos: &'static [Errno], verdict
 /// The first row that fits decides. If none fits: [`Verdict::Entry`], for the job's own files [`Verdict::Broken`].
 const TABLE: &[Row] = {
     use Call::{
-        Chmod, Chown, Clone, GetXattr, Link, Lock, Mknod, OnRecord, OpenNoAtime, RemoveXattr, RenameFlags, SeekHoles,
-        SetXattr, SyncDir, Utimens,
+        Chmod, Chown, Clone, GetXattr, InodeFlags, Link, Lock, Mknod, OnRecord, OpenNoAtime, RemoveXattr, RenameFlags,
+        SeekHoles, SetXattr, SyncDir, Utimens,
     };
     use Calls::{All, OnEntries, Optional};
     use Verdict::{Absent, Again, NotPermitted, Unsupported};
@@ -148,6 +150,8 @@ const TABLE: &[Row] = {
         of(&[Lock], &[Errno::ENOLCK, Errno::EINVAL], Unsupported),
         // for the owner and root only
         of(&[OpenNoAtime], &[Errno::EPERM], NotPermitted),
+        // file systems without flags, or of which a type has none
+        of(&[InodeFlags], &[Errno::ENOTTY, Errno::EINVAL], Unsupported),
         // two file systems, or one without shared blocks
         of(&[Clone], &[Errno::EXDEV, Errno::ENOTTY], Unsupported),
         // nothing more can be copied before somebody has made space, or mounted the file system again
@@ -185,7 +189,7 @@ impl Call {
 mod tests {
     use super::*;
 
-    const EACH: [Call; 18] = [
+    const EACH: [Call; 19] = [
         Call::ListXattr,
         Call::GetXattr,
         Call::SetXattr,
@@ -201,6 +205,7 @@ mod tests {
         Call::SeekHoles,
         Call::OpenNoAtime,
         Call::Statx,
+        Call::InodeFlags,
         Call::Clone,
         Call::OnEntry,
         Call::OnRecord,

@@ -1,6 +1,7 @@
 //! Errors of single entries: recorded with path, operation and errno, shown on stderr, exit code 1,
 //! and the rest is copied (issue 2, item 8).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -179,4 +180,21 @@ fn stops_for_want_of_space(job: &Job, src: &Path, dst: &Path) {
     outcome.assert_code(75).assert_says("No space left on device").assert_says("make space there");
     assert!(!dst.join(".pcopy/manifest.jsonl").exists());
     nothing_half_written_looks_finished(src, dst);
+}
+
+#[test]
+fn a_file_whose_size_says_nothing_is_an_error_that_says_so() {
+    let dir = temp();
+    let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));
+    noise_file(&src.join("file"), 100);
+    tree::age(&src);
+    // Both have more than their size says, or less: none in procfs, a page in sysfs.
+    for (number, from) in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"].into_iter().enumerate() {
+        let to = dst.join(number.to_string());
+        fs::create_dir_all(&to).unwrap();
+        let outcome = job(1).run([OsStr::new(from), src.as_os_str(), to.as_os_str()]);
+        outcome.assert_code(1).assert_says("holds more or less than its size says");
+        assert!(!to.join(Path::new(from).file_name().unwrap()).exists());
+        assert!(to.join("src/file").exists());
+    }
 }

@@ -20,6 +20,7 @@ mod fidelity;
 mod file_system_proof;
 mod file_systems;
 mod filters;
+mod flags;
 mod hostile_dirs;
 mod hostile_links;
 mod hostile_proof;

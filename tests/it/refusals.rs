@@ -191,6 +191,41 @@ fn two_mounts_of_one_file_system_do_not_hide_it_either() {
     }
 }
 
+/// The copy's root, or a directory that it is in, is mounted in the source, under another name and with other numbers, and
+/// has its state elsewhere.
+#[test]
+fn a_copy_that_is_mounted_in_its_source_is_refused() {
+    let dir = temp();
+    let fuse = need!(FuseMount::new(Faults::default()));
+    let (src, dst) = (dir.path().join("src"), fuse.backing().join("copy"));
+    noise_file(&src.join("file"), 100);
+    noise_file(&dst.join("old/there"), 100);
+    tree::age(&dst);
+    for (number, from) in ["copy", ""].into_iter().enumerate() {
+        let at = src.join("sub/inner");
+        let bound = need!(mounts::bind(&fuse.path().join(from), &at));
+        let job = |more: &[&str]| {
+            let state = dir.path().join(format!("state-{number}"));
+            let job = Job::ranks(2).options([OsStr::new("--state-dir"), state.as_os_str()]);
+            job.options(more).run([src.join(""), dst.clone()])
+        };
+        let before = oracle::walk(&dst);
+        let outcome = job(&[]);
+        assert!(outcome.assert_refused().contains("inside its source"), "{}", outcome.told());
+        oracle::assert_none(&oracle::compare(&before, &oracle::walk(&dst), Aspects::ALL), &outcome.told());
+        // What is not entered does no harm.
+        job(&["--exclude=/sub/inner"]).assert_code(0);
+        job(&["--one-file-system", "--restart"]).assert_code(0);
+        assert!(dst.join("file").exists() && dst.join("old/there").exists() && !dst.join("sub/inner/old").exists());
+        drop(bound);
+        fs::remove_dir_all(&dst).unwrap();
+        noise_file(&dst.join("old/there"), 100);
+        tree::age(&dst);
+        // for so long the mount may show what was removed
+        thread::sleep(Duration::from_millis(1100));
+    }
+}
+
 #[test]
 fn a_destination_without_a_parent_is_refused() {
     let dir = scene();

@@ -103,6 +103,10 @@ fn what_a_file_system_refuses_is_marked_and_counted_by_kind() {
             let marked: Vec<_> = told::KINDS.into_iter().filter(|kind| is_unkept(entry, kind)).collect();
             assert_eq!(marked, kinds, "{name}");
         }
+        let names = |name: &str| manifest.entries[name.as_bytes()]["unkept_xattrs"].clone();
+        assert_eq!(names("noted"), serde_json::json!(["user.note"]));
+        assert_eq!(names("acl-large"), serde_json::json!(["system.posix_acl_access"]));
+        assert_eq!(names("foreign"), serde_json::Value::Null);
         assert_eq!(manifest.entries[b"null".as_slice()]["rdev"], "1:3");
         let expected = [
             "acl-large: xattrs is []",

@@ -41,7 +41,7 @@ pub fn items(journal: &Path) -> Vec<(Vec<u8>, Said)> {
         // The kill came within the header.
         return Vec::new();
     }
-    assert_eq!((&bytes[..8], number(8, 4)), (b"pcopyjnl".as_slice(), 1));
+    assert_eq!((&bytes[..8], number(8, 4)), (b"pcopyjnl".as_slice(), 2));
     assert_eq!(b3sum(&bytes[..64]), hex(&bytes[64..96]), "the header's digest");
     let mut all = Vec::new();
     let mut at = HEADER_LEN;

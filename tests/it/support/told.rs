@@ -8,7 +8,7 @@ use super::launch::Outcome;
 use super::manifest::Manifest;
 
 /// Everything that a destination may be unable to hold.
-pub const KINDS: [&str; 7] = ["ownership", "mode", "xattr", "acl", "links", "special", "timestamps"];
+pub const KINDS: [&str; 8] = ["ownership", "mode", "xattr", "acl", "links", "special", "timestamps", "flags"];
 
 pub type Counts = BTreeMap<String, u64>;
 
