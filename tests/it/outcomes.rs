@@ -99,7 +99,9 @@ fn most(call: &str, kind: &Kind, errno: &str) -> [Most; 2] {
         // To ask for its flags, a directory is opened once more.
         None if call == "openat" && kind.side == Side::Source => [usual, Most::Unkept(&["flags"])],
         // A name that cannot be linked to is copied.
-        None if call == "openat" && kind.side == Side::Destination => [usual, Most::Unkept(&["links"])],
+        None if ["openat", "newfstatat"].contains(&call) && kind.side == Side::Destination => {
+            [usual, Most::Unkept(&["links"])]
+        }
         // Of flags, or to share blocks.
         None if call == "ioctl" => [Most::Unkept(&["flags"]), usual],
         // Attributes of a directory tell who may enter it: without them it is not made.
@@ -264,6 +266,8 @@ impl Scene {
             Some(0) => true,
             Some(1) => any(&[Most::Entry]),
             // Before the first entry is copied nothing but the two tops was looked at.
+            // What was struck is outside of both trees: before the job begins.
+            Some(2) if struck.is_empty() => true,
             Some(2 | 70) => any(&[Most::End]) || struck.iter().any(|(_, side, path)| kind(*side, path).entry == "top"),
             Some(75) => any(&[Most::Stop, Most::End]),
             _ => false,
