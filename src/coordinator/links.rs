@@ -52,6 +52,8 @@ pub(super) struct Links {
 
 /// Bytes of such groups that stay in memory, at most, if they can be kept elsewhere.
 const MAX_IDLE_LEN: usize = 16 << 20;
+/// Bytes of the path of a directory whose names are kept elsewhere, at most: there each of them has a path of its own.
+const MAX_SHELVED_PATH_LEN: usize = 256;
 
 struct Group {
     /// Size and modification time of the file: another file may get the same inode number during the job.
@@ -126,6 +128,9 @@ impl Links {
         };
         if let Looked::Found(file) = &looked {
             let owner = Owner { dir: file.dir.clone().into(), packed: file.packed.clone().into() };
+            if postcard::take_from_bytes::<Facts>(&owner.packed).is_err() {
+                return Looked::Lost;
+            }
             self.idle_len += owner.byte_len();
             let group =
                 Group { version: file.version, owner: Some(owner), waiting: VecDeque::new(), unseen: file.unseen };
@@ -143,7 +148,8 @@ impl Links {
         let Some(shelf) = self.shelf.as_mut().filter(|shelf| !shelf.is_full) else { return };
         self.idle_len = 0;
         self.groups.retain(|id, group| {
-            let Some(owner) = group.owner.as_ref().filter(|_| group.waiting.is_empty()) else { return true };
+            let is_idle = |owner: &&Owner| group.waiting.is_empty() && owner.dir.len() <= MAX_SHELVED_PATH_LEN;
+            let Some(owner) = group.owner.as_ref().filter(is_idle) else { return true };
             let (dir, packed) = (owner.dir.to_path(), owner.packed.to_vec());
             let file = Shelved { id: *id, version: group.version, unseen: group.unseen, dir, packed };
             !shelf.put(&file)

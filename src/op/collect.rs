@@ -148,8 +148,12 @@ fn record_of(encoded: &Encoded) -> Result<Record, LeadError> {
 
 /// Two sources had an entry of this path. Directories are one; anything else was written twice.
 fn join(record: &mut Record, twin: Record) -> Option<Failure> {
-    match (&record.outcome, &twin.outcome) {
-        (Outcome::Done(_), Outcome::Done(_)) if record.kind == Kind::Dir && twin.kind == Kind::Dir => None,
+    let both_dirs = record.kind == Kind::Dir && twin.kind == Kind::Dir;
+    match (&mut record.outcome, &twin.outcome) {
+        (Outcome::Done(facts), Outcome::Done(other)) if both_dirs => {
+            facts.unkept.join(&other.unkept);
+            None
+        }
         // of two sources the first one made it, and the other left it
         (Outcome::Done(_), Outcome::Done(facts)) if facts.fate.kept().is_some() => None,
         (Outcome::Done(facts), Outcome::Done(_)) if facts.fate.kept().is_some() => {

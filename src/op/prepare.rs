@@ -19,7 +19,7 @@ use crate::journal::{BaseWriter, Header, LoadError, remove_journals};
 use crate::manifest::Place;
 use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
-use crate::state::{self, Lock, marker_name, previous_name, private_name, remove_temporaries};
+use crate::state::{self, Lock, is_marker, marker_name, previous_name, private_name, remove_temporaries};
 use crate::sys::{
     DirCache, Errno, Handle, Meta, Mounts, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_dir, remove_file,
     rename, strip_acls, sync_dir,
@@ -113,7 +113,7 @@ fn prepare_in(
     }
     let dir = state.as_ref().map(|state| &state.dir);
     let made = make_markers(plan, root, dir, job.id).and_then(|marker| {
-        check_sources(plan, &marker_name(job.id))?;
+        check_sources(plan, &marker_name(job.id), marker.maker)?;
         Ok((marker, manifest_place(plan, dir)?))
     });
     let (marker, manifest) = match made {
@@ -205,9 +205,11 @@ fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u6
 
 /// Checks that no source shows the marker that was made in the copy's root: through another mount of the same file system
 /// directories have other device and inode numbers (DAOS, CephFS, FUSE, the upper directory of an overlay).
-fn check_sources(plan: &Plan, marker: &[u8]) -> Result<(), String> {
+///
+/// The marker's name is no secret: only one of this user's own counts.
+fn check_sources(plan: &Plan, marker: &[u8], maker: Maker) -> Result<(), String> {
     let marker = state::os_name(marker);
-    let is_there = |dir: &Path| Meta::of_path(&dir.join(&marker), false).is_ok();
+    let is_there = |dir: &Path| Meta::of_path(&dir.join(&marker), false).is_ok_and(|there| is_marker(&there, maker));
     let mounts = Mounts::current();
     // where the copy would be in a mount, if that shows the same tree: all of it, or a part
     let names: Vec<_> = plan.root.iter().collect();

@@ -135,8 +135,8 @@ fn options(plan: &Plan, config: &Config) -> BTreeMap<String, Value> {
     let Policy { preserve, umask, .. } = &plan.policy;
     let policy = serde_json::to_value(&plan.policy).and_then(serde_json::from_value);
     let mut options: BTreeMap<String, Value> = policy.expect("a policy is an object of plain data");
-    // Written only if they are copied, for the same reason as `incomplete_source` below.
-    if preserve.flags != Flags::Copied
+    // Written only if they are chosen, for the same reason as `incomplete_source` below.
+    if preserve.flags == Flags::Counted
         && let Some(Value::Object(preserve)) = options.get_mut("preserve")
     {
         preserve.remove("flags");

@@ -8,6 +8,9 @@ use crate::coordinator::Store;
 /// Bytes that are gathered before they are written.
 const GATHERED: usize = 256 << 10;
 
+/// Bytes of the file, at most: for some ten million files with names of usual lengths.
+const MAX_LEN: u64 = 4 << 30;
+
 /// A file without a name in the directory for temporary files (`TMPDIR`) of rank 0's node, made when it is needed.
 #[derive(Default)]
 pub(super) struct Spill {
@@ -34,7 +37,7 @@ impl Spill {
 impl Store for Spill {
     fn put(&mut self, bytes: &[u8]) -> Option<u64> {
         // what is gathered stays readable if it cannot be written
-        if self.gathered.len() >= GATHERED && self.write().is_err() {
+        if self.written >= MAX_LEN || (self.gathered.len() >= GATHERED && self.write().is_err()) {
             return None;
         }
         let at = self.written + self.gathered.len() as u64;

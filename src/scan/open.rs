@@ -83,8 +83,9 @@ impl Lister {
             if job.fresh && !again {
                 return Err(Errno::EEXIST);
             }
-            // an earlier run has set them, and this one will
-            if job.generation > 1 && job.policy.preserve.flags == Flags::Copied {
+            // an earlier run has set them, and this one will; where others can exchange names it may be anybody's
+            let sets = job.generation > 1 && job.policy.preserve.flags == Flags::Copied;
+            if sets && !rooms.guard.is_shared(at.above)? {
                 take_flags_off(held.as_fd(), Some(Kind::Dir))?;
             }
             rooms.guard.take(at, held.as_fd(), from)

@@ -25,7 +25,7 @@ pub use obstacles::{Need, Obstacle, kind_name, obstacle, survey};
 use crate::policy::Leftovers;
 use crate::proto::Job;
 use crate::sys::{Errno, Meta, Reading, list, open_dir_at, open_root, remove_dir, remove_file};
-use crate::types::RelPath;
+use crate::types::{Kind, Maker, RelPath};
 
 /// Its name; a source's own one, from an earlier copy, is not copied.
 pub const DIR_NAME: &[u8] = b".pcopy";
@@ -36,6 +36,11 @@ pub const MANIFEST_NAME: &[u8] = b"manifest.jsonl";
 /// not the empty mount point of a file system that its node does not have.
 pub fn marker_name(job_id: u64) -> Vec<u8> {
     format!(".pcopy-{job_id:016x}.here").into_bytes()
+}
+
+/// Whether an entry can be a marker that this user has made.
+pub fn is_marker(entry: &Meta, maker: Maker) -> bool {
+    entry.kind == Some(Kind::File) && entry.size == 0 && entry.uid == maker.uid
 }
 
 /// The name of a temporary file of a job, in the private directory of the directory that its entry is to be in.

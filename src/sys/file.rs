@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, open, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+    fstatfs,
 };
 use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use nix::sys::uio::{pread, pwrite};
@@ -546,6 +547,11 @@ pub fn is_on_fuse(fd: BorrowedFd<'_>) -> bool {
 /// Whether a file is on a file system whose calls a server carries out, as far as is known: over FUSE or a network.
 pub fn is_on_server(fd: BorrowedFd<'_>) -> bool {
     file_system_of(fd).is_ok_and(|fs| REMOTE.contains(&fs.0))
+}
+
+/// Whether an open file is on overlayfs or FUSE, which may show entries of several file systems.
+pub(super) fn is_in_union(fd: BorrowedFd<'_>) -> bool {
+    file_system_of(fd).is_ok_and(|fs| [OVERLAYFS_SUPER_MAGIC, FUSE_SUPER_MAGIC].contains(&fs))
 }
 
 /// Whether the file system of an open file may have project ids: not tmpfs and btrfs.

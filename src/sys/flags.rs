@@ -23,8 +23,10 @@ const FIXING: u32 = 0x10 | 0x20;
 /// empty file), direct access (x).
 const STORING: u32 = 0x4 | 0x400 | 0x4000 | 0x80_0000 | 0x200_0000;
 /// Those that can be set: the ones above, synchronous (S), not dumped (d), access time not noted (A), tails not merged (t),
-/// synchronous directory (D), top of a hierarchy (T), project handed down (P), names without case (F).
-const SETTABLE: u32 = FIXING | STORING | 0x8 | 0x40 | 0x80 | 0x8000 | 0x1_0000 | 0x2_0000 | PROJECT | 0x4000_0000;
+/// synchronous directory (D), top of a hierarchy (T), project handed down (P), names without case (F);
+/// erased (s), kept when removed (u).
+const SETTABLE: u32 =
+    FIXING | STORING | 0x1 | 0x2 | 0x8 | 0x40 | 0x80 | 0x8000 | 0x1_0000 | 0x2_0000 | PROJECT | 0x4000_0000;
 /// The project is handed down.
 const PROJECT: u32 = 0x2000_0000;
 /// Those that a call of another kind sets: encrypted (E), verity (V). A copy lacks them, unless it inherits them.
@@ -76,6 +78,11 @@ impl InodeFlags {
     /// Whether there are any.
     pub fn any(self) -> bool {
         self != Self::default()
+    }
+
+    /// Whether it has some that [`take_flags_off`] takes.
+    pub fn is_set(self) -> bool {
+        self.flags & SETTABLE & !(STORING | PROJECT) != 0
     }
 
     /// Those of them that say how data is stored: to be set before there is any.

@@ -14,7 +14,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
-use super::file::{is_on_server, may_have_projects};
+use super::file::{is_in_union, is_on_server, may_have_projects};
 use crate::types::{Call, Identity, Kind, Timestamp};
 
 /// What stat(2) says of an entry.
@@ -246,6 +246,11 @@ impl Handle<'_> {
     /// Whether a look at it is a request to a server: see [`is_on_server`].
     pub fn is_on_server(self) -> bool {
         is_on_server(self.fd())
+    }
+
+    /// Whether its file system is made of others, and answers for one of them: overlayfs, FUSE.
+    pub fn is_in_union(self) -> bool {
+        is_in_union(self.fd())
     }
 
     /// Whether its file system may have project ids.

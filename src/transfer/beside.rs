@@ -162,7 +162,7 @@ impl Mover {
         };
         let renamed = match renamed {
             // an earlier run has set flags of the source's on it
-            Err(Errno::EPERM) if self.job.generation > 1 && self.job.policy.preserve.flags == Flags::Copied => {
+            Err(Errno::EPERM) if self.may_take_flags_off(place) => {
                 let there = hold(place.dest(), &place.dest_name, false);
                 let freed = there.and_then(|there| take_flags_off(there.as_fd(), Meta::of(&there)?.kind));
                 freed.and_then(|()| move_entry(made.place(), to))
@@ -171,6 +171,13 @@ impl Mover {
         };
         renamed.at(Op::Rename, DEST)?;
         Ok(Made { dir: Arc::clone(&place.dest_dir), name: place.dest_name.clone(), is_final: true, replaces: false })
+    }
+
+    /// Whether what has the name of an entry may lose its inode flags: an earlier run has set them, and nobody else can have
+    /// put something of his own there.
+    fn may_take_flags_off(&self, place: &Place) -> bool {
+        let sets = self.job.generation > 1 && self.job.policy.preserve.flags == Flags::Copied;
+        sets && self.node.guard().is_shared(place.dest()).is_ok_and(|shared| !shared)
     }
 
     /// Whether another entry that has the name may be replaced.

@@ -99,7 +99,9 @@ impl Mover {
         if settled.is_none() {
             return Err(Failure::CHANGED);
         }
-        self.keep_flags(handle, &mut kept, !path.is_root());
+        // of two sources that meet here the other one may still copy into it
+        let alone = !path.is_root() && self.job.sources_at(path) == 1;
+        self.keep_flags(handle, &mut kept, alone);
         Ok((kept.facts(None), to))
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use super::metadata::Kept;
 use super::{At, DEST, Mover, SOURCE};
 use crate::policy::Flags;
-use crate::sys::{Errno, Handle, InodeFlags, Meta, take_flags_off};
+use crate::sys::{Errno, Handle, InodeFlags, Meta};
 use crate::types::{Call, Failure, Kind, Loss, Op, Verdict};
 
 /// What is looked at on a device: nothing where nobody wants it, where the file system has none, or where it would be a request
@@ -36,8 +36,11 @@ impl Mover {
         }
         let flags = InodeFlags::of(entry, kind, looks.projects)?;
         if flags.is_none() {
-            self.node.has_no_flags(dev);
             self.flagged.set(None);
+            // a union answers for the layer that an entry is in
+            if !entry.is_in_union() {
+                self.node.has_no_flags(dev);
+            }
         }
         Ok(flags.unwrap_or_default())
     }
@@ -85,12 +88,9 @@ impl Mover {
         flags.unwrap_or_default().storing()
     }
 
-    /// Takes off a copy's inode flags, if flags are copied: its source's come at the end.
-    pub(super) fn take_flags_off(&self, held: BorrowedFd<'_>, kind: Option<Kind>) -> Result<(), Failure> {
-        if self.job.policy.preserve.flags == Flags::Copied {
-            take_flags_off(held, kind).at(Op::Chmod, DEST)
-        } else {
-            Ok(())
-        }
+    /// Whether a copy has inode flags that its source's would take the place of.
+    pub(super) fn has_settable_flags(&self, to: Handle<'_>, there: &Meta) -> bool {
+        let has = || self.inode_flags(to, (there.dev, there.kind)).is_ok_and(InodeFlags::is_set);
+        self.job.policy.preserve.flags == Flags::Copied && has()
     }
 }

@@ -101,7 +101,8 @@ impl Mover {
             && (source.mode & SETUID_SETGID != 0
                 || self.read_xattrs((source_handle, &source), &mut Unkept::default())?.has(Class::Privilege));
         let is_same = is_recorded_source(&source, entry) && is_recorded_copy((to.as_fd(), b""), &there, entry)?;
-        if !is_same || !keeps_owner || gives_rights || there.nlink > 1 {
+        // a new copy gets its flags at once: a kill leaves none without them that has all else
+        if !is_same || !keeps_owner || gives_rights || there.nlink > 1 || self.has_settable_flags(handle, &there) {
             return Ok(None);
         }
         if *kind == Kind::File
@@ -109,7 +110,6 @@ impl Mover {
         {
             return Ok(None);
         }
-        self.take_flags_off(to.as_fd(), Some(*kind))?;
         // attributes of the user's own read-only file: the mode is set again below
         if *kind == Kind::File && !self.node.privileged && there.mode & 0o200 == 0 {
             handle.set_mode(there.mode | 0o200).at(Op::Chmod, DEST)?;

@@ -11,6 +11,7 @@ use super::{At, DEST, Mover, Place, SOURCE};
 use crate::digest::PieceHasher;
 use crate::journal::{Item, RangeDone};
 use crate::plan::{Ranges, range_len_of};
+use crate::policy::Flags;
 use crate::proto::{LargeFile, Owned, TaskResult};
 use crate::sys::{
     End, Errno, Handle, InodeFlags, Meta, close, create_new, hold, open_read, open_write, rename_new, set_len,
@@ -71,10 +72,12 @@ impl Mover {
     /// Gives a large file its temporary name again; whether it is this user's own, which nobody else can have written to.
     fn take_back(&mut self, place: &Place, file: &LargeFile) -> Result<bool, Failure> {
         let final_place = (place.dest(), place.dest_name.as_slice());
-        let moved = self
-            .make_temporary(file.source, place, file.temporary, |to| rename_new(final_place, to))
-            .at(Op::Rename, DEST);
-        let ((), made) = moved?;
+        let moved = self.make_temporary(file.source, place, file.temporary, |to| rename_new(final_place, to));
+        let ((), made) = match moved {
+            // it has got the source's flags: it is copied again
+            Err(Errno::EPERM) if self.job.policy.preserve.flags == Flags::Copied => return Ok(false),
+            moved => moved.at(Op::Rename, DEST)?,
+        };
         let (dir, name) = made.place();
         let held = hold(dir, name, false).at(Op::Open, DEST)?;
         let there = Meta::of(&held).at(Op::Stat, DEST)?;

@@ -17,7 +17,7 @@ use crate::guard::Guard;
 use crate::policy::{Flags, XattrChoice};
 use crate::proto::{Durability, Job, Source};
 use crate::retry::Lag;
-use crate::state::marker_name;
+use crate::state::{is_marker, marker_name};
 use crate::sys::{
     DirCache, Errno, Handle, Meta, Mounts, SeenXattrs, Unsynced, group_name, is_loaded, is_on_fuse, keeps_metadata,
     open_root, sync_file_system, syncfs_reaches, user_name,
@@ -108,7 +108,8 @@ impl Node {
             open_marked(&job.destination, job.id, || open_root(as_path(&job.destination)))?
         };
         let shows_marker = |(source, root): (&Source, &NodeSource)| {
-            source.single.is_none() && Meta::at(root.dir.as_fd(), &marker_name(job.id)).is_ok()
+            let marker = || Meta::at(root.dir.as_fd(), &marker_name(job.id));
+            source.single.is_none() && marker().is_ok_and(|there| is_marker(&there, job.maker))
         };
         if let Some((source, _)) = job.sources.iter().zip(&sources).find(|pair| shows_marker(*pair)) {
             let (source, copy) = (escaped(&source.dir), escaped(&job.destination));

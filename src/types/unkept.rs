@@ -67,9 +67,19 @@ impl Unkept {
     /// Adds a kind of attributes, and the name of one of them.
     pub fn add_named(&mut self, kind: Loss, name: &[u8]) {
         self.add(kind);
+        self.add_name(name);
+    }
+
+    fn add_name(&mut self, name: &[u8]) {
         if self.names.len() < Self::MAX_NAMES && !self.names.iter().any(|there| there == name) {
             self.names.push(ByteBuf::from(name));
         }
+    }
+
+    /// Adds all that another entry of the same path lacks.
+    pub fn join(&mut self, other: &Self) {
+        self.kinds |= other.kinds;
+        other.names().for_each(|name| self.add_name(name));
     }
 
     /// Takes out a kind.
@@ -130,11 +140,39 @@ impl<'de> Visitor<'de> for Both {
         if kinds & NAMED == 0 {
             return Ok(Unkept { kinds, names: Vec::new() });
         }
-        let names: Vec<ByteBuf> = both.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
-        if names.is_empty() || names.len() > Unkept::MAX_NAMES {
-            return Err(A::Error::invalid_length(names.len(), &self));
-        }
+        let Names(names) = both.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
         Ok(Unkept { kinds: kinds & !NAMED, names })
+    }
+}
+
+/// Names, which are as many and as long at most as they can be, when they are decoded.
+struct Names(Vec<ByteBuf>);
+
+/// Bytes of an attribute's name, at most: `XATTR_NAME_MAX` of linux/limits.h.
+const MAX_NAME_LEN: usize = 255;
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "1 to {} names of attributes", Unkept::MAX_NAMES)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element::<ByteBuf>()? {
+                    if names.len() == Unkept::MAX_NAMES || !(1..=MAX_NAME_LEN).contains(&name.len()) {
+                        return Err(A::Error::invalid_length(names.len() + 1, &self));
+                    }
+                    names.push(name);
+                }
+                if names.is_empty() { Err(A::Error::invalid_length(0, &self)) } else { Ok(Names(names)) }
+            }
+        }
+        from.deserialize_seq(Each)
     }
 }
 
@@ -155,6 +193,14 @@ mod tests {
         assert_eq!(postcard::from_bytes(&bytes), Ok(unkept.clone()));
         assert_eq!((unkept.kinds(), unkept.names().len()), (vec!["ownership", "xattr", "timestamps", "flags"], 1));
         assert!(postcard::from_bytes::<Unkept>(&bytes[..bytes.len() - 1]).is_err());
+        let many = |count: u8, len: u8| {
+            [[0x83, 0x81, 2, count].as_slice(), &[vec![len], vec![b'x'; len.into()]].concat().repeat(count.into())]
+                .concat()
+        };
+        assert!(postcard::from_bytes::<Unkept>(&many(16, 9)).is_ok());
+        for bad in [many(17, 9), many(0, 9), many(1, 0)] {
+            assert!(postcard::from_bytes::<Unkept>(&bad).is_err());
+        }
     }
 
     #[test]

@@ -203,3 +203,75 @@ fn a_destination_in_user_space_is_not_asked_and_all_is_counted() {
         assert_eq!(marked(&back), [""; 0]);
     }
 }
+
+#[test]
+fn entries_of_a_layer_without_flags_do_not_hide_those_of_another() {
+    need!(tools());
+    let (lower, upper) = (need!(Mount::new(FileSystem::Ramfs, 64)), need!(Mount::new(FileSystem::Tmpfs, 64)));
+    let (dir, at) = (tree::temp(), |base: &Path, name: &str| base.join(name));
+    (0..20).for_each(|n| noise_file(&at(lower.path(), &format!("low/d/a{n}")), 10));
+    for name in ["up", "work"] {
+        fs::create_dir(at(upper.path(), name)).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},xino=on",
+        at(lower.path(), "low").display(),
+        at(upper.path(), "up").display(),
+        at(upper.path(), "work").display()
+    );
+    let src = dir.path().join("src");
+    fs::create_dir(&src).unwrap();
+    let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&src).status().unwrap();
+    assert!(mounted.success());
+    for n in 0..20 {
+        noise_file(&src.join(format!("d/t{n}")), 10);
+        chattr("+i", &src.join(format!("d/t{n}")));
+    }
+    let copied = copy(&job(1).options(["--strict"]), &[&src], &dir.path().join("dst"));
+    let found = marked(&copied);
+    let unmounted = Command::new("umount").arg(&src).status().unwrap();
+    assert!(unmounted.success());
+    copied.outcome.assert_code(1);
+    assert_eq!(found.len(), 20, "{found:?}");
+}
+
+#[test]
+fn a_directory_that_two_sources_meet_in_stays_open_for_both() {
+    need!(tools());
+    let mount = need!(Mount::new(FileSystem::Tmpfs, 64));
+    let at = |name: &str| mount.path().join(name);
+    noise_file(&at("a/d/one"), 10);
+    (0..100).for_each(|n| noise_file(&at(&format!("b/d/f{n}")), 10));
+    fs::create_dir(at("dst")).unwrap();
+    chattr("+i", &at("a/d"));
+    for _ in 0..2 {
+        let (a, b) = (at("a").join(""), at("b").join(""));
+        let copied = copy(&job(2).options([KEPT]), &[&a, &b], &at("dst"));
+        copied.outcome.assert_code(0);
+        assert!(marked(&copied).contains(&"d".to_owned()));
+    }
+}
+
+/// She puts a file of her own in the place of the copy's that an administrator has locked elsewhere, and one of root's.
+#[test]
+fn what_others_can_exchange_keeps_its_flags() {
+    need!(tools());
+    let mount = need!(Mount::new(FileSystem::Ext4, 64));
+    let at = |name: &str| mount.path().join(name);
+    for name in ["src/home/keys", "src/home/sub/f", "locked/keys", "locked/sub/f"] {
+        noise_file(&at(name), 10);
+    }
+    for name in ["src/home", "src/home/keys", "src/home/sub", "src/home/sub/f", "locked", "locked/keys", "locked/sub"] {
+        std::os::unix::fs::chown(at(name), Some(1234), Some(1234)).unwrap();
+    }
+    let job = job(2).options([KEPT]);
+    copy(&job, &[&at("src").join("")], &at("dst")).outcome.assert_code(0);
+    ["locked/keys", "locked/sub"].iter().for_each(|name| chattr("+i", &at(name)));
+    fs::rename(at("dst/home"), at("away")).unwrap();
+    fs::rename(at("locked"), at("dst/home")).unwrap();
+    noise_file(&at("src/home/keys"), 20);
+    noise_file(&at("src/home/sub/g"), 20);
+    copy(&job, &[&at("src").join("")], &at("dst")).outcome.assert_code(1);
+    assert_eq!([flags(&at("dst/home/keys")), flags(&at("dst/home/sub"))], ["i", "i"]);
+    assert_eq!(fs::metadata(at("dst/home/keys")).unwrap().len(), 10);
+}

@@ -27,12 +27,16 @@ struct Job {
 
 impl Job {
     fn new(names_a_file: u64) -> Self {
+        Self::in_dir(names_a_file, deep())
+    }
+
+    fn in_dir(names_a_file: u64, path: RelPath) -> Self {
         memory::reset();
         let mut coordinator = inside(|| Coordinator::new(&[2, 2], true, Arc::default()));
         let dir = |id, parent, path: RelPath| ScanEvent::Dir { id, parent, source: 0, path: path.into() };
         inside(|| {
             coordinator.scan(dir(0, None, RelPath::root()));
-            coordinator.scan(dir(1, Some(0), deep()));
+            coordinator.scan(dir(1, Some(0), path));
         });
         Self { coordinator, names_a_file, owners: Vec::new(), linked: 0 }
     }
@@ -140,7 +144,7 @@ impl Store for Elsewhere {
 #[test]
 fn files_of_which_one_name_was_seen_are_bounded_in_bytes_and_linked_when_the_other_comes() {
     const COUNT: u64 = 300_000;
-    let mut job = Job::new(2);
+    let mut job = Job::in_dir(2, RelPath::root().join(&[b'd'; 200]));
     job.coordinator.keep_in(Box::new(Elsewhere::default()));
     for number in 0..COUNT {
         job.find(2 * number);
