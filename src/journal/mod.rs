@@ -49,7 +49,8 @@ pub use writer::{Journal, Recorder};
 
 use crate::types::{Partial, Record, RelPath};
 
-/// The version of the format that is written.
+/// The version of the format that is written. 2: a record says which inode flags and project id its source has, and which
+/// attributes its copy lacks; records of version 1 are read, and are taken to say nothing of them.
 pub const FORMAT_VERSION: u32 = 2;
 /// The oldest version whose readers understand what is written.
 pub const OLDEST_READER: u32 = 2;

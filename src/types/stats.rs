@@ -21,7 +21,7 @@ pub struct Stats {
     pub errors: u64,
     /// Entries of which the destination could not hold everything.
     pub unkept: u64,
-    /// Of them by kind, in the order of [`Loss::KINDS`].
+    /// The same entries counted by what they lack, in the order of [`Loss::KINDS`].
     pub unkept_kinds: [u64; Loss::KINDS.len()],
     /// Files that were copied again because they changed while they were read.
     pub recopied: u64,

@@ -42,7 +42,7 @@ impl Loss {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unkept {
     kinds: u16,
-    /// Of extended attributes and ACLs.
+    /// The names of the extended attributes and ACLs that are missing.
     names: Vec<ByteBuf>,
 }
 
