@@ -340,13 +340,12 @@ impl Prepared {
         if state.recalled.forgets {
             remove_journals(&state.dir, true).map_err(LoadError::into_parts)?;
         }
-        let named = |err| (shown(Path::new(state::JOB_NAME)), err);
-        state.recalled.file.write(&state.dir).map_err(named)?;
+        state.recalled.file.write(&state.dir).map_err(|err| (shown(Path::new(state::JOB_NAME)), err))?;
         // the names on the way to it
         let state_dir = plan.state_dir();
         let above = [plan.root.parent(), state_dir.as_deref().and_then(Path::parent)];
         for dir in above.into_iter().flatten() {
-            open_root(dir).and_then(|dir| sync_dir(dir.as_fd())).map_err(|err| named(err.into()))?;
+            open_root(dir).and_then(|dir| sync_dir(dir.as_fd())).map_err(|err| (shown(dir), err.into()))?;
         }
         Ok(())
     }
