@@ -63,7 +63,11 @@ impl Mover {
         let touches = kind == Kind::Symlink && self.link_calls(source, &place)?.utimens;
         // Another thread would take the access time that readlink(2) sets for the link's own.
         let alone = touches.then(|| self.node.alone_with_times());
-        let meta = is_copy(held.as_fd(), kind, facts, touches).at(Op::Link, DEST)?;
+        let meta = match is_copy(held.as_fd(), kind, facts, touches) {
+            // Here metadata may change by themselves (GlusterFS, rclone): a copy of the source takes nothing from the owner.
+            Err(EXCHANGED) if self.node.doubts_metadata() => return Ok(false),
+            found => found.at(Op::Link, DEST)?,
+        };
         drop(alone);
         if self.job.generation > 1
             && let Ok(there) = Meta::at(place.dest(), &place.dest_name)

@@ -8,6 +8,8 @@
 //! the file is written to.
 
 use std::os::fd::BorrowedFd;
+use std::thread;
+use std::time::Duration;
 
 use super::entry::facts;
 use super::probe::LinkCalls;
@@ -184,9 +186,7 @@ impl Mover {
             true => source.mode,
             false => self.keep_access(set, &have, &owner, (&xattrs, stripped.any), &mut unkept)?,
         };
-        if policy.preserve.timestamps {
-            self.keep_times(set, &mut unkept)?;
-        }
+        let later = if policy.preserve.timestamps { self.keep_times(set, &mut unkept)? } else { None };
         let mut mode = mode;
         if self.node.doubts_metadata() {
             let there = if set.made.is_some() { whole(to, source)? } else { to.meta_known().at(Op::Stat, DEST)? };
@@ -207,7 +207,7 @@ impl Mover {
             true => (source.atime, source.mtime),
             false => to.meta().map(|there| (there.atime, there.mtime)).at(Op::Stat, DEST)?,
         };
-        let mtime_there = Some(seen.1).filter(|mtime| *mtime != source.mtime);
+        let mtime_there = later.or(Some(seen.1)).filter(|mtime| *mtime != source.mtime);
         let times = if policy.preserve.timestamps { (source.atime, source.mtime) } else { seen };
         let mode = if policy.preserve.mode { source.mode } else { mode };
         let meta = Meta { mode, uid: owner.uid, gid: owner.gid, ..*source };
@@ -359,17 +359,19 @@ impl Mover {
         mode
     }
 
-    fn keep_times(&self, set: &Setting<'_>, unkept: &mut Unkept) -> Result<(), Failure> {
+    /// Sets the times. Returns the modification time that the entry will have, if that is known to be another one than it
+    /// shows now.
+    fn keep_times(&self, set: &Setting<'_>, unkept: &mut Unkept) -> Result<Option<Timestamp>, Failure> {
         let Setting { to, source, .. } = *set;
         if !set.link.utimens {
             unkept.add(Loss::TIMES);
-            return Ok(());
+            return Ok(None);
         }
         match to.set_times(source.atime, source.mtime) {
             Ok(()) => {}
             Err(err) if Call::Utimens.allows(err) => {
                 unkept.add(Loss::TIMES);
-                return Ok(());
+                return Ok(None);
             }
             Err(err) => return Err(err).at(Op::Utimes, DEST),
         }
@@ -379,8 +381,30 @@ impl Mover {
             && to.meta_now().at(Op::Stat, DEST)?.mtime != source.mtime
         {
             unkept.add(Loss::TIMES);
+            return Ok(None);
         }
-        Ok(())
+        let later = self.mtime_later(to, source)?;
+        if later.is_some() {
+            unkept.add(Loss::TIMES);
+        }
+        Ok(later)
+    }
+
+    /// The modification time that an entry from before 1970 will have, if it is another one than its own, which it shows now.
+    /// GlusterFS shows what was set as long as it caches that, and then 1970, always or now and then. The first such entry of a
+    /// device, and the first such directory, are looked up again after that time.
+    fn mtime_later(&self, to: Handle<'_>, source: &Meta) -> Result<Option<Timestamp>, Failure> {
+        const CACHED: Duration = Duration::from_millis(1500);
+        if source.mtime.sec >= 0 || !self.node.doubts_metadata() {
+            return Ok(None);
+        }
+        let there = to.meta_known().at(Op::Stat, DEST)?;
+        let later = self.node.learned_mtime((there.dev, there.kind == Some(Kind::Dir)), || {
+            thread::sleep(CACHED);
+            let shown = [to.meta_by_name()?.mtime, to.meta_now()?.mtime];
+            Ok(shown.into_iter().find(|mtime| *mtime != source.mtime))
+        });
+        later.at(Op::Stat, DEST)
     }
 
     /// Sets the times once more after a rename. dfuse and encfs change them in a rename, and stat may still show the cached
@@ -394,7 +418,10 @@ impl Mover {
         if is_set && !self.node.doubts_metadata() && !kept.unkept.has(Loss::TIMES) {
             return Ok(());
         }
-        let there = to.meta().at(Op::Stat, DEST)?.mtime;
+        let mut there = to.meta().at(Op::Stat, DEST)?.mtime;
+        if there == kept.meta.mtime {
+            there = self.mtime_later(to, &kept.meta)?.unwrap_or(there);
+        }
         kept.mtime_there = Some(there).filter(|mtime| *mtime != kept.meta.mtime);
         kept.unkept.remove(Loss::TIMES);
         if self.job.policy.preserve.timestamps && (kept.mtime_there.is_some() || !is_set) {

@@ -22,7 +22,7 @@ use crate::sys::{
     DirCache, Errno, Handle, Meta, Mounts, SeenXattrs, Unsynced, group_name, is_loaded, is_on_fuse, keeps_metadata,
     open_root, sync_file_system, syncfs_reaches, user_name,
 };
-use crate::types::{Kind, LinkId, escaped};
+use crate::types::{Kind, LinkId, Timestamp, escaped};
 
 /// Opened once a rank, before anything is written, shared by its threads.
 pub struct Node {
@@ -45,6 +45,8 @@ pub struct Node {
     times: Mutex<()>,
     /// By the devices of the destination that were tried.
     link_calls: Mutex<HashMap<u64, LinkCalls>>,
+    /// By device, for directories and others: the time that entries from before 1970 have, if it is not their own.
+    old_times: Mutex<HashMap<(u64, bool), Option<Timestamp>>>,
     /// By device: whether its inode flags are looked at, and its project ids.
     flagged: RwLock<HashMap<u64, LooksAt>>,
     flags: Flags,
@@ -145,6 +147,7 @@ impl Node {
             guard: Arc::new(guard.map_err(|err| err.to_string())?),
             times: Mutex::default(),
             link_calls: Mutex::default(),
+            old_times: Mutex::default(),
             flagged: RwLock::default(),
             flags: job.policy.preserve.flags,
             have_xattrs: RwLock::default(),
@@ -240,6 +243,21 @@ impl Node {
     /// What can be set of a link on a device of the destination, if that was tried.
     pub(super) fn known_link_calls(&self, dev: u64) -> Option<LinkCalls> {
         self.link_calls.lock().unwrap_or_else(PoisonError::into_inner).get(&dev).copied()
+    }
+
+    /// What entries from before 1970 have instead of their time; found by one thread, while the others wait.
+    pub(super) fn learned_mtime(
+        &self,
+        of: (u64, bool),
+        find: impl FnOnce() -> Result<Option<Timestamp>, Errno>,
+    ) -> Result<Option<Timestamp>, Errno> {
+        let mut known = self.old_times.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&of) {
+            return Ok(*known);
+        }
+        let found = find()?;
+        known.insert(of, found);
+        Ok(found)
     }
 
     pub(super) fn learn_link_calls(&self, dev: u64, found: LinkCalls) {

@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 pub struct Maker {
     /// The owner of new files: the user who runs pcopy, or the user to whom the server maps him (NFS `root_squash`).
     pub uid: u32,
-    /// Permission bits for the group and others that such a file has on a file system without modes (FAT); else 0.
+    /// Permission bits for the group and others that files and directories have on a file system without modes (FAT); else 0.
     pub forced: u32,
 }
 
 impl Maker {
     /// From the owner and the mode that a file shows which was created with mode 0600.
     pub fn of(uid: u32, mode: u32) -> Self {
-        Self { uid, forced: mode & 0o077 }
+        let of_files = mode & 0o077;
+        // Where others may read each file, they may search each directory.
+        Self { uid, forced: of_files | (of_files & 0o044) >> 2 }
     }
 
     /// Whether an entry with this owner and mode belongs to him, and is open to nobody else as far as the file system can say.
@@ -49,5 +51,18 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Maker;
+
+    #[test]
+    fn where_files_are_open_to_all_a_directory_may_be_searched_by_all() {
+        let rclone = Maker::of(0, 0o644);
+        assert!(rclone.is_alone(0, 0o755) && !rclone.is_alone(0, 0o777) && !rclone.is_alone(1, 0o755));
+        let usual = Maker::of(0, 0o600);
+        assert!(usual.is_alone(0, 0o700) && !usual.is_alone(0, 0o711) && !usual.is_alone(0, 0o750));
     }
 }

@@ -24,6 +24,7 @@ pub mod parallel;
 pub mod preload;
 pub mod resumed;
 pub mod rsync;
+pub mod served;
 pub mod skip;
 pub mod slurm;
 pub mod strace;

@@ -64,6 +64,13 @@ impl FileSystem {
 /// A mount point. Dropped, it is unmounted.
 pub struct MountPoint(PathBuf);
 
+impl MountPoint {
+    /// What is mounted here already.
+    pub fn at(path: &Path) -> MountPoint {
+        MountPoint(path.to_path_buf())
+    }
+}
+
 impl Drop for MountPoint {
     fn drop(&mut self) {
         unmount(&self.0);
@@ -181,6 +188,7 @@ pub enum Over {
     Mergerfs,
     Encfs,
     Unionfs,
+    Cryfs,
 }
 
 impl Over {
@@ -196,6 +204,7 @@ impl Over {
             Over::Mergerfs => "mergerfs",
             Over::Encfs => "encfs",
             Over::Unionfs => "unionfs-fuse",
+            Over::Cryfs => "cryfs",
         }
     }
 }
@@ -230,6 +239,10 @@ pub fn over(kind: Over, home: &Path, at: &Path) -> Result<MountPoint, Missing> {
             command.args(["--standard", "--extpass"]).arg(format!("cat {}", secret.display())).arg(&store).arg(at)
         }
         Over::Unionfs => command.arg(format!("{}=RW", store.display())).arg(at),
+        Over::Cryfs => {
+            command.envs([("CRYFS_FRONTEND", "noninteractive"), ("CRYFS_NO_UPDATE_CHECK", "true")]);
+            command.env("CRYFS_LOCAL_STATE_DIR", &work).stdin(File::open(&secret).unwrap()).arg(&store).arg(at)
+        }
     };
     succeed(&mut command)?;
     Ok(MountPoint(at.to_path_buf()))

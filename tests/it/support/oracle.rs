@@ -165,7 +165,9 @@ fn visit(at: &Path, path: Vec<u8>, tree: &mut Tree, atimes: &mut BTreeMap<(u64, 
     let dir = open(at, libc::O_DIRECTORY | libc::O_NOFOLLOW);
     let base = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     // All names before what is below them: a directory that is being listed holds one descriptor more.
-    let names: Vec<_> = fs::read_dir(&base).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let listed = |error| panic!("listing {}: {error}", show(&path));
+    let names = fs::read_dir(&base).and_then(|names| names.map(|entry| entry.map(|entry| entry.file_name())).collect());
+    let names: Vec<_> = names.unwrap_or_else(listed);
     for name in names {
         if at_top && name.as_bytes() == STATE {
             continue;
@@ -196,7 +198,13 @@ fn look(at: &Path) -> Node {
         Kind::Symlink => fs::read_link(at).unwrap().into_os_string().into_vec(),
         _ => Vec::new(),
     };
-    let names = sys::list_xattrs(at).unwrap_or_else(|e| panic!("xattrs of {at:?}: {e}"));
+    let mut names = sys::list_xattrs(at).unwrap_or_else(|e| panic!("xattrs of {at:?}: {e}"));
+    // MooseFS and ntfs-3g have ACLs that they do not list
+    for acl in ["system.posix_acl_access", "system.posix_acl_default"].map(str::as_bytes) {
+        if !names.iter().any(|name| name == acl) && sys::get_xattr(at, acl).is_ok() {
+            names.push(acl.to_vec());
+        }
+    }
     let xattrs = names.into_iter().map(|name| {
         // gocryptfs lists capabilities and does not read them
         let value = sys::get_xattr(at, &name).unwrap_or_else(|e| format!("unreadable: {e}").into_bytes());
