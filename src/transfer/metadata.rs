@@ -401,8 +401,10 @@ impl Mover {
         let there = to.meta_known().at(Op::Stat, DEST)?;
         let later = self.node.learned_mtime((there.dev, there.kind == Some(Kind::Dir)), || {
             thread::sleep(CACHED);
-            let shown = [to.meta_by_name()?.mtime, to.meta_now()?.mtime];
-            Ok(shown.into_iter().find(|mtime| *mtime != source.mtime))
+            let now = to.meta_now()?;
+            // It may have no name any more.
+            let by_name = to.meta_by_name().unwrap_or(now);
+            Ok([now, by_name].map(|there| there.mtime).into_iter().find(|mtime| *mtime != source.mtime))
         });
         later.at(Op::Stat, DEST)
     }
