@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::attacker::{EVE, THEN};
 use crate::support::copy::{Copied, copy};
+use crate::support::hosts::Hosts;
 use crate::support::launch::Job;
 use crate::support::listing::{assert_untouched, listing, unread};
 use crate::support::manifest::is_unkept;
@@ -101,17 +102,12 @@ fn make(change: Change, link: &Path, seconds: i64) {
     }
 }
 
-#[test]
-fn the_target_of_a_link_keeps_its_owner_and_times_where_a_file_system_follows_links() {
-    let dir = temp();
-    let at = |name: &str| dir.path().join(name);
-    let (src, outside, store) = (at("src"), at("outside"), at("store"));
-    fs::create_dir(&store).unwrap();
-    let mount = at("mnt");
-    let _mounted = need!(sshfs(&store, &mount));
+/// Copies to a directory that shows another one, `store`, by sshfs: at once, and again when something of the links changed.
+fn copy_links(home: &Path, (mount, store): (&Path, &Path), ranks: &[usize]) {
+    let (src, outside) = (home.join("src"), home.join("outside"));
     build(&src, &outside);
     let before = unread(listing(&outside));
-    for ranks in [1, 2, 4] {
+    for &ranks in ranks {
         let (dst, real) = (mount.join(format!("np{ranks}")), store.join(format!("np{ranks}")));
         let job = Job::ranks(ranks).options(["-k", "64K", "-b", "16K", "--json"]);
         let first = copy(&job, &[&src], &dst);
@@ -129,4 +125,23 @@ fn the_target_of_a_link_keeps_its_owner_and_times_where_a_file_system_follows_li
             assert_told(&copied, &src, &real);
         }
     }
+}
+
+#[test]
+fn the_target_of_a_link_keeps_its_owner_and_times_where_a_file_system_follows_links() {
+    let dir = temp();
+    let (store, mount) = (dir.path().join("store"), dir.path().join("mnt"));
+    fs::create_dir(&store).unwrap();
+    let _mounted = need!(sshfs(&store, &mount));
+    copy_links(dir.path(), (&mount, &store), &[1, 2, 4]);
+}
+
+#[test]
+fn so_it_does_behind_another_host() {
+    let dir = temp();
+    let (store, mount) = (dir.path().join("store"), dir.path().join("mnt"));
+    fs::create_dir(&store).unwrap();
+    let hosts = need!(Hosts::three());
+    let _mounted = need!(hosts.sshfs(&store, &mount));
+    copy_links(dir.path(), (&mount, &store), &[2]);
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::launch::{Job, Mpi, mpi};
+use super::mounts::{MountPoint, sshfs_by};
 use super::skip::{self, Missing};
 use super::slurm::wait_until;
 use super::sys;
@@ -124,6 +125,15 @@ impl Hosts {
         Job::ranks(ranks).by_words(words)
     }
 
+    /// Shows what the second host has at `store`, by sshfs and its sshd. What is returned goes before the hosts.
+    pub fn sshfs(&self, store: &Path, at: &Path) -> Result<MountPoint, Missing> {
+        let (ssh, from) = (self.file("sshfs-ssh"), format!("{}:{}", self.all[1].address, store.display()));
+        let words = self.all[0].entry().join(" ");
+        fs::write(&ssh, format!("#!/bin/sh\nexec {words} {} \"$@\"\n", self.file("ssh").display())).unwrap();
+        chmod(&ssh, 0o755);
+        sshfs_by(&ssh, &from, at)
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -145,6 +155,7 @@ impl Hosts {
             "StrictModes=no".to_owned(),
             "UsePAM=no".to_owned(),
             "PidFile=none".to_owned(),
+            "Subsystem=sftp internal-sftp".to_owned(),
         ];
         command.args(settings.iter().flat_map(|setting| ["-o", setting]));
         let log = self.file(&format!("log-{number}"));

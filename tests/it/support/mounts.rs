@@ -157,25 +157,30 @@ pub fn bind(from: &Path, at: &Path) -> Result<MountPoint, Missing> {
 pub fn sshfs(store: &Path, at: &Path) -> Result<MountPoint, Missing> {
     const SERVERS: [&str; 3] =
         ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"];
-    skip::root()?;
-    skip::program("sshfs")?;
-    if !Path::new("/dev/fuse").exists() {
-        return Err(Missing::new("no /dev/fuse"));
-    }
     let server = SERVERS.into_iter().find(|server| Path::new(server).is_file());
     let server = server.ok_or_else(|| Missing::new("no sftp-server of OpenSSH"))?;
     // sshfs gives it the words for ssh
     let script = store.with_extension("ssh");
     fs::write(&script, format!("#!/bin/sh\nexec {server}\n")).unwrap();
     super::tree::chmod(&script, 0o755);
+    sshfs_by(&script, &format!("here:{}", store.display()), at)
+}
+
+/// Shows a directory of another host by sshfs, by this program instead of ssh.
+pub fn sshfs_by(ssh: &Path, from: &str, at: &Path) -> Result<MountPoint, Missing> {
+    skip::root()?;
+    skip::program("sshfs")?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Missing::new("no /dev/fuse"));
+    }
     fs::create_dir_all(at).unwrap();
-    let mut options = format!("ssh_command={}", script.display());
+    let mut options = format!("ssh_command={}", ssh.display());
     // newer ones do not show the targets of links that lead out of the mount
     let help = Command::new("sshfs").arg("--help").output().unwrap();
     if String::from_utf8_lossy(&help.stdout).contains("no_contain_symlinks") {
         options += ",no_contain_symlinks";
     }
-    succeed(Command::new("sshfs").args(["-o", &options]).arg(format!("here:{}", store.display())).arg(at))?;
+    succeed(Command::new("sshfs").args(["-o", &options]).arg(from).arg(at))?;
     Ok(MountPoint(at.to_path_buf()))
 }
 
