@@ -210,8 +210,7 @@ impl Servers {
             ),
         );
         let named = ["-c".to_owned(), configuration];
-        // The monitor refuses some for a moment: "wrong fsid", "problem getting command descriptions".
-        let run = |program: &str, words: &[&str]| self.wait_for(&[&[program, &named[0], &named[1]], words].concat());
+        let run = |program: &str, words: &[&str]| self.run_ceph(program, &named, words);
         let map = self.path("monmap");
         let map = map.to_str().unwrap();
         self.run(&["monmaptool", "--create", "--add", "a", &format!("{ADDRESS}:6789"), "--fsid", ID, map]);
@@ -223,9 +222,15 @@ impl Servers {
         named
     }
 
+    /// The monitor refuses some for a moment: "wrong fsid", "problem getting command descriptions".
+    #[track_caller]
+    fn run_ceph(&self, program: &str, named: &[String; 2], words: &[&str]) {
+        self.wait_for(&[&[program, &named[0], &named[1]], words].concat());
+    }
+
     fn ceph_fs(self, at: [&Path; 2]) -> ServedMounts {
         let named = self.ceph();
-        let run = |program: &str, words: &[&str]| self.wait_for(&[&[program, &named[0], &named[1]], words].concat());
+        let run = |program: &str, words: &[&str]| self.run_ceph(program, &named, words);
         for pool in ["metadata", "data"] {
             run("ceph", &["osd", "pool", "create", pool, "8"]);
         }
@@ -239,7 +244,7 @@ impl Servers {
         /// SHA-256 of nothing.
         const NOTHING: &str = "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let named = self.ceph();
-        let run = |program: &str, words: &[&str]| self.wait_for(&[&[program, &named[0], &named[1]], words].concat());
+        let run = |program: &str, words: &[&str]| self.run_ceph(program, &named, words);
         let url = format!("http://{ADDRESS}:7480");
         run("radosgw", &["-n", "client.rgw", &format!("--rgw-frontends=beast endpoint={ADDRESS}:7480")]);
         self.wait_for(&["curl", "--silent", "--fail", &url]);
