@@ -51,12 +51,18 @@ is_there() { # PACKAGE
     acl) has setfacl ;;
     attr) has setfattr ;;
     btrfs-progs) has mkfs.btrfs ;;
+    ceph-common) has ceph && has radosgw-admin ;;
     e2fsprogs) has mkfs.ext4 ;;
     exfat-fuse) has mount.exfat-fuse ;;
     exfatprogs) has mkfs.exfat ;;
     fuse3) has fusermount3 ;;
+    glusterfs-client) has mount.glusterfs ;;
+    glusterfs-server) has glusterd && has gluster ;;
     iproute2) has ip ;;
     libcap2-bin) has setcap ;;
+    moosefs-chunkserver) has mfschunkserver ;;
+    moosefs-client) has mfsmount ;;
+    moosefs-master) has mfsmaster ;;
     openssh-client) has ssh-keygen ;;
     openssh-server) has sshd ;;
     slurm-client) has srun ;;

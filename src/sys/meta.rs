@@ -282,15 +282,6 @@ impl Handle<'_> {
         Meta::of_now(self.fd())
     }
 
-    /// The metadata of what stands under its name now: of another entry, if names were exchanged meanwhile.
-    ///
-    /// # Errors
-    /// Those of readlink(2) on /proc and lstat(2).
-    pub fn meta_by_name(self) -> Result<Meta, Errno> {
-        let path = read_link(AT_FDCWD, path_of(self.fd()).as_bytes())?;
-        Meta::at(AT_FDCWD, &path)
-    }
-
     /// Sets the owner. Clears setuid, setgid and capabilities.
     ///
     /// # Errors

@@ -64,8 +64,9 @@ impl Mover {
         // Another thread would take the access time that readlink(2) sets for the link's own.
         let alone = touches.then(|| self.node.alone_with_times());
         let meta = match is_copy(held.as_fd(), kind, facts, touches) {
-            // Here metadata may change by themselves (GlusterFS, rclone): a copy of the source takes nothing from the owner.
-            Err(EXCHANGED) if self.node.doubts_metadata() => return Ok(false),
+            // Here metadata may change without a writer (GlusterFS, rclone). This name is copied from the source; nothing of
+            // the first name is used. That one itself must not be taken for copied.
+            Err(EXCHANGED) if self.node.doubts_metadata() && path != owner => return Ok(false),
             found => found.at(Op::Link, DEST)?,
         };
         drop(alone);

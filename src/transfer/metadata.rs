@@ -391,8 +391,8 @@ impl Mover {
     }
 
     /// The modification time that an entry from before 1970 will have, if it is another one than its own, which it shows now.
-    /// GlusterFS shows what was set as long as it caches that, and then 1970, always or now and then. The first such entry of a
-    /// device, and the first such directory, are looked up again after that time.
+    /// GlusterFS shows what was set for as long as it caches that, and then, for directories, 1970. On each device the first
+    /// such directory, and the first such entry of another type, are looked at again after that time.
     fn mtime_later(&self, to: Handle<'_>, source: &Meta) -> Result<Option<Timestamp>, Failure> {
         const CACHED: Duration = Duration::from_millis(1500);
         if source.mtime.sec >= 0 || !self.node.doubts_metadata() {
@@ -401,10 +401,8 @@ impl Mover {
         let there = to.meta_known().at(Op::Stat, DEST)?;
         let later = self.node.learned_mtime((there.dev, there.kind == Some(Kind::Dir)), || {
             thread::sleep(CACHED);
-            let now = to.meta_now()?;
-            // It may have no name any more.
-            let by_name = to.meta_by_name().unwrap_or(now);
-            Ok([now, by_name].map(|there| there.mtime).into_iter().find(|mtime| *mtime != source.mtime))
+            let later = to.meta_now()?.mtime;
+            Ok((later != source.mtime).then_some(later))
         });
         later.at(Op::Stat, DEST)
     }

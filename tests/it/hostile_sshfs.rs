@@ -137,7 +137,7 @@ fn the_target_of_a_link_keeps_its_owner_and_times_where_a_file_system_follows_li
 }
 
 #[test]
-fn so_it_does_behind_another_host() {
+fn the_target_of_a_link_keeps_its_owner_and_times_behind_an_sshd_on_another_host() {
     let dir = temp();
     let (store, mount) = (dir.path().join("store"), dir.path().join("mnt"));
     fs::create_dir(&store).unwrap();

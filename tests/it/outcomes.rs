@@ -10,6 +10,7 @@ use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -561,13 +562,16 @@ fn every_single_call_may_fail_once() {
         Some(mut chance) => (0..SAMPLE).map(|_| *chance.one(&all)).collect(),
         None => all,
     };
-    let found = Mutex::new(Vec::new());
+    let (found, struck) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
     parallel::for_each(&all, |_, (call, number, errno)| {
         let strikes = Strikes { calls: vec![((*call).clone(), *number, errno)], words: Vec::new() };
-        let (_, objections) = scene.run(|_| strikes);
+        let (calls, objections) = scene.run(|_| strikes);
+        struck.fetch_add(usize::from(calls.iter().any(|(call, ..)| call.struck.is_some())), Ordering::Relaxed);
         let named = objections.into_iter().map(|objection| format!("{call} {number} {errno}: {objection}"));
         found.lock().unwrap().extend(named);
     });
-    chance::say(&format!("{} runs", all.len()));
+    let struck = struck.into_inner();
+    chance::say(&format!("{} runs, {struck} of them struck", all.len()));
     oracle::assert_none(&found.into_inner().unwrap(), "calls that failed once");
+    assert!(struck * 2 > all.len(), "too few were struck");
 }

@@ -4,18 +4,35 @@ use super::{Mounted, image, layered, try_file_system};
 use crate::support::mounts::{FileSystem, Over};
 use crate::support::served::{Served, served};
 
+/// A small file of mode 01000 GlusterFS takes for a pointer of its own: at first each client reads it as empty, also one that
+/// cp has made. setgid with the sticky bit marks a file that it moves, and is shown now and then.
+const TAKEN_FOR_MARKS: [&str; 17] = [
+    "modes/file-1000",
+    "modes/file-3000",
+    "modes/file-3100",
+    "modes/file-3200",
+    "modes/file-3400",
+    "modes/file-3644",
+    "modes/file-3777",
+    "modes/file-3070",
+    "modes/file-3007",
+    "modes/file-7000",
+    "modes/file-7100",
+    "modes/file-7200",
+    "modes/file-7400",
+    "modes/file-7644",
+    "modes/file-7777",
+    "modes/file-7070",
+    "modes/file-7007",
+];
+
 /// Judged through another client, which has nothing in its cache.
 fn with_servers(name: &str, kind: Served) {
     try_file_system(name, |home| {
         let (path, judged) = (home.join("mnt"), home.join("judged"));
         let mounts = served(kind, &home.join("servers"), [&path, &judged])?;
         let left_out: &[&str] = match kind {
-            // It takes a small file of this mode for a pointer of its own: at first each client reads it as empty, also one
-            // that cp has made.
-            // setgid with the sticky bit marks a file that it moves, and is shown now and then.
-            Served::GlusterFs => {
-                &["modes/file-1000", "modes/file-3000", "modes/file-3007", "modes/file-7000", "modes/file-7007"]
-            }
+            Served::GlusterFs => &TAKEN_FOR_MARKS,
             // Names with control characters: the directory cannot be listed any more.
             Served::S3fs => &["names"],
             Served::MooseFs | Served::CephFs => &[],
