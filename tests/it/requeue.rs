@@ -49,6 +49,11 @@ impl Scene {
 
     /// Puts the script into the queue, for one rank on each of the two nodes.
     fn submit(&self, options: &str, max_runs: &str) -> String {
+        self.submit_as(program(), options, max_runs)
+    }
+
+    /// With this program for pcopy.
+    fn submit_as(&self, pcopy: &Path, options: &str, max_runs: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hostfiles/slurm-requeue.sbatch");
         let log = self.log_file();
         let fixed = ["--time=60", "-N", "2", "--ntasks-per-node=1", "--cpus-per-task=1", "-o"].map(OsStr::new);
@@ -60,10 +65,12 @@ impl Scene {
         };
         let options = format!("--threads 1 {options}");
         let variables = [
-            ("PCOPY", program().as_os_str()),
+            ("PCOPY", pcopy.as_os_str()),
             ("PCOPY_MPI", plugin.as_ref()),
             ("PCOPY_OPTIONS", options.as_ref()),
             ("PCOPY_MAX_RUNS", max_runs.as_ref()),
+            // A minute is long for a test.
+            ("SLURM_WAIT", "2".as_ref()),
             // Both nodes are one machine, which OpenMPI's shared memory would take them for.
             ("OMPI_MCA_btl", "self,tcp".as_ref()),
         ];
@@ -174,6 +181,35 @@ fn a_job_that_is_cancelled_stays_so_and_a_new_one_of_the_same_command_completes_
     let again = scene.submit("", "100");
     scene.assert_completes(&again);
     assert_eq!((scene.slurm.state(&job).as_str(), scene.restarts(&job)), ("CANCELLED", 0), "{}", scene.slurm.logs());
+}
+
+#[test]
+fn a_job_whose_rank_dies_before_the_others_have_met_it_is_requeued_and_completes() {
+    let scene = need!(Scene::new(""));
+    scene.fuse.control().lift();
+    let [wrapper, died] = ["wrapper", "died"].map(|name| scene.dir.path().join(name));
+    let [once, pcopy] = [&died, program()].map(|path| path.display());
+    let lines = format!(
+        "#!/bin/sh\nif [ \"$SLURM_PROCID\" = 1 ] && mkdir '{once}' 2>/dev/null; then kill -SEGV $$; fi\n\
+         exec '{pcopy}' \"$@\"\n"
+    );
+    fs::write(&wrapper, lines).unwrap();
+    tree::chmod(&wrapper, 0o755);
+    let job = scene.submit_as(&wrapper, "", "100");
+    scene.wait_for_requeue(&job);
+    assert!(died.exists());
+    scene.wait(&job, "the end", || scene.slurm.state(&job) == "COMPLETED");
+    oracle::assert_none(&oracle::differences(&scene.task.real_src, &scene.task.dst, Aspects::ALL), &scene.log());
+}
+
+#[test]
+fn a_job_whose_rank_is_killed_while_it_copies_is_requeued_and_completes() {
+    let scene = need!(Scene::new(""));
+    let job = scene.submit("", "100");
+    scene.wait_for_the_middle(&job);
+    scene.slurm.kill_ranks_on("n2");
+    scene.wait_for_requeue(&job);
+    scene.assert_completes(&job);
 }
 
 #[test]

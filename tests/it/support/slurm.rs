@@ -89,7 +89,11 @@ impl Slurm {
         let daemon = self.daemons.last_mut().expect("the second node's");
         daemon.kill().and_then(|()| daemon.wait()).unwrap();
         self.ask("scontrol", ["update", "nodename=n2", "state=down", "reason=test"]);
-        self.ranks_on("n2").into_iter().for_each(sys::kill);
+        self.kill_ranks_on("n2");
+    }
+
+    pub fn kill_ranks_on(&self, node: &str) {
+        self.ranks_on(node).into_iter().for_each(sys::kill);
     }
 
     pub fn bring_back_second_node(&mut self) {
