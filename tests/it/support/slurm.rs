@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -165,11 +166,24 @@ fn user_name() -> String {
     User::from_uid(geteuid()).unwrap().expect("somebody runs the tests").name
 }
 
+/// A TCP port that nobody listens at, and that the kernel gives to nobody who connects: a daemon that starts a moment later
+/// found such a one taken.
+fn free_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000; // up to the first of net.ipv4.ip_local_port_range, 32768
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Other processes that run tests begin elsewhere.
+        let number = process::id().wrapping_mul(97).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + number % COUNT).expect("below 30,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn configuration(home: &Path) -> String {
-    // All held at once, so that they differ.
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let listeners = [free(), free(), free()];
-    let [controller, n1, n2] = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
+    let [controller, n1, n2] = [free_port(), free_port(), free_port()];
     let host = gethostname().unwrap().into_string().unwrap();
     let host = host.split('.').next().unwrap();
     let (user, home) = (user_name(), home.display());
