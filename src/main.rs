@@ -2,17 +2,18 @@
 
 mod preloaded;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode as ProcessCode;
 
 use anyhow::{Context, Result};
 use pcopy::cli::{Cli, Config, Generate, man_page};
 use pcopy::comm::{self, Comm, CommError, Launcher};
-use pcopy::sys::ignore_breaks;
+use pcopy::sys::ignore_signals;
 use pcopy::types::ExitCode;
 use pcopy::{manifest, op, worker};
 
 fn main() -> ProcessCode {
+    ignore_signals();
     let launcher = Launcher::from_env();
     let code = match Cli::read() {
         Ok(Cli { generate: Some(what), .. }) => speak_once(&launcher, 0, || generate(what)),
@@ -42,7 +43,6 @@ fn run(launcher: &Launcher, mut config: Config) -> Result<i32> {
     };
     config.policy.umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty()).bits() & 0o777;
     raise_open_files_limit();
-    ignore_breaks();
     let (rank, host) = (comm.rank(), comm.host().to_string());
     let ended = if rank == 0 {
         op::copy(&mut comm, &config).map_err(anyhow::Error::from)
@@ -74,6 +74,13 @@ fn raise_open_files_limit() {
 /// Prints something that is the same on every rank, once. Beside other ranks MPI must have been started and ended
 /// before one may leave with an exit code: else the launcher may kill the one that speaks.
 fn speak_once(launcher: &Launcher, code: i32, speak: impl FnOnce() -> Result<()>) -> Result<i32> {
+    let speak = || match speak().and_then(|()| Ok(io::stdout().flush()?)) {
+        // a reader who has gone wants no more
+        Err(err) if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
+        spoken => spoken.context("stdout"),
+    };
     if !launcher.started_several() {
         speak()?;
         return Ok(code);
@@ -91,7 +98,7 @@ fn speak_once(launcher: &Launcher, code: i32, speak: impl FnOnce() -> Result<()>
 
 /// A closed stderr must not become a panic.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn generate(what: Generate) -> Result<()> {
@@ -99,5 +106,5 @@ fn generate(what: Generate) -> Result<()> {
         Generate::Man => man_page().context("the man page")?,
         Generate::Schema => manifest::SCHEMA.as_bytes().to_vec(),
     };
-    Ok(std::io::stdout().write_all(&text)?)
+    Ok(io::stdout().write_all(&text)?)
 }

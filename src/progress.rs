@@ -1,7 +1,7 @@
 //! What rank 0 says while the job runs: lines of progress or a bar, errors, notes. On stderr; never waits.
 
-use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +23,8 @@ pub struct Display {
     incomplete_below: u64,
     /// The two trees, for whole paths in messages.
     sources: Vec<Source>,
+    /// The first source by the first name of its place; of the copy's root by an empty one.
+    by_name: HashMap<Vec<u8>, usize>,
     destination: Vec<u8>,
 }
 
@@ -48,6 +50,7 @@ impl Display {
             notes: BTreeSet::new(),
             incomplete_below: 0,
             sources: Vec::new(),
+            by_name: HashMap::new(),
             destination: Vec::new(),
         }
     }
@@ -100,6 +103,9 @@ impl Display {
     /// Shows whole paths from now on: those of these trees.
     pub fn set_trees(&mut self, sources: &[Source], destination: &[u8]) {
         self.sources = sources.to_vec();
+        for (number, source) in sources.iter().enumerate() {
+            self.by_name.entry(source.target.first_name().unwrap_or_default().to_vec()).or_insert(number);
+        }
         self.destination = destination.to_vec();
     }
 
@@ -134,7 +140,9 @@ impl Display {
             let rest = path.strip(&source.target)?;
             Some(below(&source.dir, source.single.as_deref().unwrap_or(rest.as_bytes())))
         };
-        let source = if side == Side::Source { self.sources.iter().find_map(of_source) } else { None };
+        let places = [&b""[..], path.first_name().unwrap_or_default()];
+        let first = places.into_iter().filter_map(|place| self.by_name.get(place)).min();
+        let source = first.filter(|_| side == Side::Source).and_then(|&number| of_source(&self.sources[number]));
         source.unwrap_or_else(|| below(&self.destination, path.as_bytes()))
     }
 
@@ -158,6 +166,18 @@ impl Display {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Writes to stdout. A reader who has gone wants no more: that is no error.
+///
+/// # Errors
+/// Those of write(2).
+pub fn to_stdout(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 

@@ -5,10 +5,13 @@ use crate::proto::Signal;
 use crate::sys::{Errno, SignalFlag, catch_signal, signal_number};
 
 /// The signals that are caught, and what each asks for. SIGUSR1 is what batch systems can send before a time limit.
-const CAUGHT: [(i32, Signal); 4] = [
+const CAUGHT: [(i32, Signal); 7] = [
     (signal_number::TERMINATE, Signal::Terminate),
     (signal_number::INTERRUPT, Signal::Interrupt),
     (signal_number::USER1, Signal::User1),
+    (signal_number::HANG_UP, Signal::HangUp),
+    (signal_number::CPU_TIME, Signal::CpuTime),
+    (signal_number::POWER, Signal::PowerFails),
     (signal_number::USER2, Signal::Progress),
 ];
 
@@ -21,7 +24,8 @@ pub struct Signals(Vec<(Signal, SignalFlag)>);
 pub struct SignalError(#[from] Errno);
 
 impl Signals {
-    /// Catches them from here on. MPI must have been started: it sets handlers of its own, which these take the place of.
+    /// Catches them from here on, but for a SIGHUP that is ignored (nohup). MPI must have been started: it sets handlers of
+    /// its own, which these take the place of.
     ///
     /// # Errors
     /// Those of sigaction(2).

@@ -470,7 +470,7 @@ impl Loader {
         let streams = groups.into_iter().flat_map(Groups::into_streams).collect();
         let mut writer = BaseWriter::create(dir.try_clone()?, header)?;
         let mut of_path = OfPath::default();
-        let merged = Merged::of_many(streams, dir, format!("{PREFIX}merge").as_bytes());
+        let merged = Merged::of_many(streams, Some(dir), format!("{PREFIX}merge").as_bytes());
         let written = merged.and_then(|mut merged| {
             let mut item = Encoded::default();
             while merged.next(&mut item)? {

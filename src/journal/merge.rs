@@ -102,11 +102,12 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    /// Many streams are merged into files first, a few at a time, in `dir` under names that begin with `name`.
+    /// Many streams are merged into files first, a few at a time, in `dir` under names that begin with `name`; without a
+    /// `dir` into files without a name.
     ///
     /// # Errors
     /// A stream cannot be read, or a file not be written.
-    pub(super) fn of_many(mut streams: Vec<Stream>, dir: &OwnedFd, name: &[u8]) -> io::Result<Self> {
+    pub(super) fn of_many(mut streams: Vec<Stream>, dir: Option<&OwnedFd>, name: &[u8]) -> io::Result<Self> {
         let mut runs_made = 0;
         while streams.len() > FAN_IN {
             let mut runs = Vec::new();
@@ -193,16 +194,25 @@ impl Entries {
 }
 
 /// Merges streams into a file that lives until it has been read.
-fn write_run(dir: &OwnedFd, name: &[u8], mut items: Merged) -> io::Result<Stream> {
-    let file = File::from(create_new(dir.as_fd(), name, 0o600)?);
-    let read = open_read(dir.as_fd(), name, Reading::default());
-    // it is read through the descriptor; nobody needs the name
-    remove_file(dir.as_fd(), name)?;
+fn write_run(dir: Option<&OwnedFd>, name: &[u8], mut items: Merged) -> io::Result<Stream> {
+    let (file, read) = match dir {
+        Some(dir) => {
+            let file = File::from(create_new(dir.as_fd(), name, 0o600)?);
+            let read = open_read(dir.as_fd(), name, Reading::default()).map(File::from);
+            // it is read through the descriptor; nobody needs the name
+            remove_file(dir.as_fd(), name)?;
+            (file, read?)
+        }
+        None => {
+            let file = tempfile::tempfile()?;
+            (file.try_clone()?, file)
+        }
+    };
     let mut run = io::BufWriter::with_capacity(1 << 20, file);
     let mut item = Encoded::default();
     while items.next(&mut item)? {
         io::Write::write_all(&mut run, item.bytes())?;
     }
     run.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok(Stream::File(Span::new(&Arc::new(File::from(read?)), 0, u64::MAX)))
+    Ok(Stream::File(Span::new(&Arc::new(read), 0, u64::MAX)))
 }

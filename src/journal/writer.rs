@@ -82,7 +82,8 @@ pub struct Journal {
 }
 
 struct Place {
-    dir: Arc<OwnedFd>,
+    /// `None` for a file without a name, which is gone with the process.
+    dir: Option<Arc<OwnedFd>>,
     header: Header,
     /// Made with the first group: a run that is refused leaves nothing.
     file: Option<File>,
@@ -95,8 +96,14 @@ struct Place {
 impl Journal {
     /// Of a rank whose journal is to be in a directory; or in memory, for few items.
     pub fn new(dir: Option<Arc<OwnedFd>>, header: Header, durable: bool) -> Self {
-        let place = dir.map(|dir| Place { dir, header, file: None, end: 0, durable });
+        let place = dir.map(|dir| Place { dir: Some(dir), header, file: None, end: 0, durable });
         Self { place, memory: Vec::new(), spans: Vec::new() }
+    }
+
+    /// For one run alone: in a file without a name, in the directory for temporary files (`TMPDIR`).
+    pub fn nameless(header: Header) -> Self {
+        let place = Place { dir: None, header, file: None, end: 0, durable: false };
+        Self { place: Some(place), memory: Vec::new(), spans: Vec::new() }
     }
 
     /// Appends a group, whose data is durable, and makes it durable too.
@@ -134,23 +141,30 @@ impl Journal {
             return Entries::new(Merged::new(streams)?);
         };
         let name = place.header.name();
-        let file = Arc::new(File::from(open_read(place.dir.as_fd(), &name, Reading::default())?));
+        let file = match (&place.dir, &place.file) {
+            (Some(dir), _) => File::from(open_read(dir.as_fd(), &name, Reading::default())?),
+            (None, file) => file.as_ref().expect("it has a group").try_clone()?,
+        };
+        let file = Arc::new(file);
         streams.extend(self.spans.iter().map(|&(offset, len)| Stream::File(Span::new(&file, offset, len))));
-        Entries::new(Merged::of_many(streams, &place.dir, &name)?)
+        Entries::new(Merged::of_many(streams, place.dir.as_deref(), &name)?)
     }
 }
 
 impl Place {
     fn open(&mut self) -> io::Result<&File> {
         if self.file.is_none() {
-            let mut file = File::from(create_new(self.dir.as_fd(), &self.header.name(), 0o600)?);
-            let header = self.header.encode();
-            let synced = |file: &File| match self.durable {
-                true => sync_file(file.as_fd()).and_then(|()| sync_dir(self.dir.as_fd())).map_err(io::Error::from),
-                false => Ok(()),
+            let (header, name) = (self.header.encode(), self.header.name());
+            let mut file = match &self.dir {
+                Some(dir) => File::from(create_new(dir.as_fd(), &name, 0o600)?),
+                None => tempfile::tempfile()?,
+            };
+            let synced = |file: &File| match self.dir.as_ref().filter(|_| self.durable) {
+                Some(dir) => sync_file(file.as_fd()).and_then(|()| sync_dir(dir.as_fd())).map_err(io::Error::from),
+                None => Ok(()),
             };
             if let Err(err) = file.write_all(&header).and_then(|()| synced(&file)) {
-                remove_file(self.dir.as_fd(), &self.header.name())?;
+                self.dir.as_ref().map_or(Ok(()), |dir| remove_file(dir.as_fd(), &name))?;
                 return Err(err);
             }
             self.end = header.len() as u64;

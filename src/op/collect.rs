@@ -37,6 +37,8 @@ pub(super) struct Collected {
     pub(super) stats: Stats,
     /// The base is durable under its name.
     pub(super) has_base: bool,
+    /// Why not all that was to be said of the entries could be.
+    pub(super) unsaid: Option<std::io::Error>,
 }
 
 /// Where the manifest goes, and what goes there beside it.
@@ -85,7 +87,7 @@ pub(super) fn collect(
         OutputError::Thread => WorkerError::Thread.into(),
     });
     let joined = merged?;
-    let Written { manifest, base, stats } = written?;
+    let Written { manifest, base, unsaid, stats } = written?;
     // before the manifest gets its name: the ranks counted the same entries when they ended them
     let recorded = stats.entries() + joined;
     if recorded != ended {
@@ -95,7 +97,7 @@ pub(super) fn collect(
     let seconds = lead.display.elapsed().as_secs_f64();
     manifest.map(|manifest| manifest.finish(seconds)).transpose().map_err(trouble)?;
     let has_base = base.is_some_and(|base| base.finish().is_ok());
-    Ok(Collected { stats, has_base })
+    Ok(Collected { stats, has_base, unsaid })
 }
 
 /// Passes each entry on, in the order of the paths; those of one path are joined. Returns how many were joined to another.

@@ -1,7 +1,6 @@
 //! The copy: resolve, prepare, greet, run, stop, collect, say.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::comm::{self, Comm};
 use crate::coordinator::Coordinator;
 use crate::manifest::{FORMAT_VERSION, Header, Host, OLDEST_READER};
 use crate::policy::Filter;
-use crate::progress::Display;
+use crate::progress::{Display, to_stdout};
 use crate::proto::{Direct, Durability, Hello, Job, Message};
 use crate::scan::{MAX_SCAN_THREADS, Scan};
 use crate::signals::Signals;
@@ -87,7 +86,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     }
     note_space(&mut lead.display, &plan);
     lead.deadline = deadline(config, started, &mut lead.display);
-    let summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
+    let mut summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
         // nobody can be told to make more durable
         Err(err) if err.stop().is_some() => {
             lead.display
@@ -101,8 +100,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     lead.comm.flush();
     lead.display.finish();
     say_how_to_go_on(&lead.display, &plan, summary.stop);
-    say(&summary, config.output);
-    Ok(summary.code)
+    Ok(say(&mut summary, config.output, &lead.display))
 }
 
 /// What to do after a stop that somebody has to see to.
@@ -282,6 +280,7 @@ fn run(
         manifest: None,
         dry_run: plan.policy.dry_run,
         stop: None,
+        unsaid: None,
         code: ExitCode::Stopped,
     };
     let collected = match lead.stop {
@@ -316,10 +315,11 @@ fn run(
         Ok(_) => None,
     };
     match collected {
-        Ok(Collected { stats, has_base }) => {
+        Ok(Collected { stats, has_base, unsaid }) => {
             let Stats { recopied, resumed, resumed_bytes, retries, .. } = sums;
             summary.stats = Stats { recopied, resumed, resumed_bytes, retries, ..stats };
             lead.explain_changes(&summary.stats, job.policy.changes);
+            summary.unsaid = unsaid;
             let cleaned = prepared.complete(&job, has_base);
             if let Err((what, err)) = &cleaned {
                 lead.display.print(&format!("pcopy: error: {what}: {err}"));
@@ -414,12 +414,19 @@ fn say_choices(display: &Display, plan: &Plan, config: &Config, hellos: &[Hello]
     ));
 }
 
-fn say(summary: &Summary, output: Output) {
+/// Says how the job ended; its exit code, which tells too whether that could be said.
+fn say(summary: &mut Summary, output: Output, display: &Display) -> ExitCode {
     let text = match output {
-        Output::Nothing => return,
+        Output::Nothing => String::new(),
         Output::Json => format!("{}\n", summary.json()),
         Output::Text => summary.text(),
     };
-    // a reader who has gone must not turn a complete copy into a failed one
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let said = to_stdout(&text).err();
+    let Some(err) = summary.unsaid.take().or(said) else { return summary.code };
+    let result = summary.result();
+    display.print(&format!("pcopy: error: the summary could not be written to stdout: {err}; its result: {result}"));
+    match summary.code {
+        ExitCode::Complete => ExitCode::EntriesFailed,
+        code => code,
+    }
 }

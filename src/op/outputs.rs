@@ -4,13 +4,14 @@
 //! Whoever merges the records passes them on as they are encoded. Threads make of them what is written, a chunk each, and
 //! another thread writes the chunks in their order: rank 0 has the cores of its node for itself by then.
 
-use std::io::{self, Write};
+use std::io;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::journal::{BaseWriter, Encoded, Item, can_be_left};
 use crate::manifest::{Writer, write_entry};
+use crate::progress::to_stdout;
 use crate::types::{Record, Stats};
 
 /// Bytes of records in a chunk.
@@ -32,6 +33,8 @@ pub(super) struct Written {
     pub(super) manifest: Option<Writer>,
     /// `None` also when there was no space for it: the journals hold the same.
     pub(super) base: Option<BaseWriter>,
+    /// Why not all that was to be said could be.
+    pub(super) unsaid: Option<io::Error>,
     pub(super) stats: Stats,
 }
 
@@ -150,7 +153,7 @@ impl What {
 
 fn write(outputs: Outputs, chunks: Receiver<Receiver<io::Result<Chunk>>>) -> io::Result<Written> {
     let Outputs { mut manifest, mut base, .. } = outputs;
-    let mut stats = Stats::default();
+    let (mut stats, mut unsaid) = (Stats::default(), None);
     for chunk in chunks {
         let chunk = chunk.recv().map_err(|_| io::Error::other("a thread that makes its lines ended"))??;
         stats.add(&chunk.stats);
@@ -161,10 +164,9 @@ fn write(outputs: Outputs, chunks: Receiver<Receiver<io::Result<Chunk>>>) -> io:
         if let Some(full) = base.take_if(|base| base.entries(&chunk.base.1, chunk.base.0).is_err()) {
             full.abandon();
         }
-        if !chunk.said.is_empty() {
-            // a reader who has gone changes nothing
-            let _ = io::stdout().write_all(chunk.said.as_bytes());
+        if unsaid.is_none() && !chunk.said.is_empty() {
+            unsaid = to_stdout(&chunk.said).err();
         }
     }
-    Ok(Written { manifest, base, stats })
+    Ok(Written { manifest, base, unsaid, stats })
 }

@@ -3,7 +3,8 @@
 //!
 //! The rules are dcp's, which are cp's where they overlap; `--help` has them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -195,8 +196,8 @@ fn was_begun(root: &Path) -> bool {
     unfinished && !root.join(state::os_name(state::DIR_NAME)).join(JOB_NAME).exists() && holds_only_own()
 }
 
-pub(super) fn name_of(bytes: &[u8]) -> &std::ffi::OsStr {
-    std::ffi::OsStr::from_bytes(bytes)
+pub(super) fn name_of(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
 }
 
 fn source(named: &Named, target: &RelPath) -> Source {
@@ -378,14 +379,24 @@ fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
             check_dir(named, &copy, &mounts, &plan.choice)?;
         }
     }
-    // what goes to a directory must not replace a part of another source there
+    check_overwritten(named, targets, plan)
+}
+
+/// What goes to a directory must not replace a part of another source there.
+fn check_overwritten(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<(), Refusal> {
+    let mut copied: HashMap<PathBuf, Vec<&Named>> = HashMap::new();
     for (source, target) in named.iter().zip(targets).filter(|(named, _)| named.single.is_none()) {
-        let copy = copy_of(plan, target);
-        for other in named {
-            let Ok(below) = other.dir.strip_prefix(&copy) else { continue };
-            let Some(first) = below.components().next() else { continue };
-            if fs::symlink_metadata(source.dir.join(first)).is_ok() {
-                let (source, copy) = (shown(&source.given), shown(&copy));
+        copied.entry(copy_of(plan, target)).or_default().push(source);
+    }
+    // by the copy and the name in it: many sources may lie in one directory
+    let mut looked_at: HashSet<(&Path, &OsStr)> = HashSet::new();
+    for other in named {
+        let mut below = other.dir.as_path();
+        while let (Some(copy), Some(first)) = (below.parent(), below.file_name()) {
+            below = copy;
+            let Some(sources) = copied.get(copy).filter(|_| looked_at.insert((copy, first))) else { continue };
+            if let Some(source) = sources.iter().find(|source| fs::symlink_metadata(source.dir.join(first)).is_ok()) {
+                let (source, copy) = (shown(&source.given), shown(copy));
                 return refuse(
                     &other.given,
                     format_args!("would be overwritten by what is copied from {source} to {copy}"),

@@ -27,6 +27,8 @@ pub(super) struct Summary {
     pub(super) dry_run: bool,
     /// Why it stopped before its end.
     pub(super) stop: Option<Stop>,
+    /// Why not all that was to be said of the entries could be.
+    pub(super) unsaid: Option<std::io::Error>,
     pub(super) code: ExitCode,
 }
 
@@ -159,7 +161,8 @@ impl Summary {
         }
     }
 
-    fn result(&self) -> String {
+    /// How it ended, in words.
+    pub(super) fn result(&self) -> String {
         let (errors, unkept) = (self.stats.errors, self.stats.unkept);
         match self.code {
             ExitCode::Complete if self.dry_run => "dry run, nothing was written".into(),

@@ -9,11 +9,13 @@
 mod check;
 mod lists;
 mod names;
+mod targets;
 
 use serde::{Deserialize, Serialize};
 
 use lists::at_most;
 pub use names::Names;
+pub use targets::Targets;
 
 use crate::policy::{Filter, Leftovers, Policy};
 use crate::types::{
@@ -22,7 +24,7 @@ use crate::types::{
 };
 
 /// Changes with every change of [`Message`] or of a type in it.
-pub const PROTOCOL_VERSION: u8 = 12;
+pub const PROTOCOL_VERSION: u8 = 13;
 /// Bytes. A batch is kept below a sixteenth of it by [`MAX_BATCH_LEN`]; what is longer is a single path
 /// of a very deep tree.
 pub const MAX_FRAME_LEN: usize = 8 << 20;
@@ -88,6 +90,10 @@ pub enum Signal {
     Terminate,
     Interrupt,
     User1,
+    HangUp,
+    /// The limit of CPU time (`ulimit -t`) is reached; some batch systems send it too.
+    CpuTime,
+    PowerFails,
     /// To say how far the job is.
     Progress,
 }
@@ -185,14 +191,6 @@ pub enum StatePlace {
     InCopy,
     /// The absolute path of a directory.
     At(#[serde(with = "serde_bytes")] Vec<u8>),
-}
-
-impl Job {
-    /// How many sources have entries in this directory of the copy, or below it.
-    pub fn sources_at(&self, dir: &RelPath) -> usize {
-        let meets = |source: &&Source| dir.strip(&source.target).is_some() || source.target.strip(dir).is_some();
-        self.sources.iter().filter(meets).count()
-    }
 }
 
 /// A source, and where it lands.

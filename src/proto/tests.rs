@@ -235,8 +235,16 @@ fn message() -> impl Strategy<Value = Message> {
             }),
         Just(Message::Stop),
         Just(Message::Halt),
-        prop::sample::select(vec![Signal::Terminate, Signal::Interrupt, Signal::User1, Signal::Progress])
-            .prop_map(Message::Signalled),
+        prop::sample::select(vec![
+            Signal::Terminate,
+            Signal::Interrupt,
+            Signal::User1,
+            Signal::HangUp,
+            Signal::CpuTime,
+            Signal::PowerFails,
+            Signal::Progress
+        ])
+        .prop_map(Message::Signalled),
         (any::<u64>(), ".*", any::<i32>()).prop_map(|(seq, text, errno)| {
             Message::Checkpoint(Checkpoint::Committed(seq, Err(Trouble { text, errno })))
         }),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Roots, failure};
 use crate::collision::Collisions;
 use crate::guard::Guard;
-use crate::proto::{DirBefore, Job, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, Names};
+use crate::proto::{DirBefore, Job, MAX_LISTED_LEN, MAX_LISTED_SUBDIRS, Names, Targets};
 use crate::retry::Retry;
 use crate::state;
 use crate::sys::{DirCache, Errno, Meta, Reading, Unsynced, list, open_dir_at};
@@ -30,6 +30,7 @@ pub fn names_in(dir: BorrowedFd<'_>, how: Reading) -> Result<NameSet, Errno> {
 /// What all listers of a rank share.
 pub struct Rooms {
     pub(super) job: Arc<Job>,
+    pub(super) targets: Targets,
     pub(super) source_metas: Vec<Meta>,
     pub(super) destination_meta: Meta,
     pub(super) reading: Reading,
@@ -45,6 +46,7 @@ impl Rooms {
     pub fn new(job: &Arc<Job>, roots: &Roots) -> Result<Self, Errno> {
         Ok(Self {
             job: Arc::clone(job),
+            targets: Targets::new(job),
             source_metas: roots.sources.iter().map(Meta::of).collect::<Result<_, _>>()?,
             destination_meta: Meta::of(&roots.destination)?,
             reading: roots.reading,

@@ -127,7 +127,7 @@ impl Lister {
     ) -> Result<bool, Errno> {
         let Self { rooms, sources, collisions, .. } = self;
         collisions.has_other(dir, name, || {
-            if rooms.job.sources_at(path) > 1 {
+            if rooms.targets.meeting_at(path) > 1 {
                 return Ok(None);
             }
             match path.strip(&rooms.job.sources[usize::from(source)].target) {

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use copies::{Standing, Unfinished, is_copy_of, is_owner, is_trusted, standing, standing_of_state};
 pub use job::{JOB_NAME, JobFile, JobFileError, SourceName};
@@ -211,36 +211,6 @@ fn checked(dir: OwnedFd) -> Result<OwnedFd, Errno> {
 /// Whether a state directory belongs to who runs pcopy, and nobody else can write to it.
 pub fn is_ours(dir: &Meta) -> bool {
     dir.uid == geteuid().as_raw() && dir.mode & 0o022 == 0
-}
-
-/// A directory on this node for what a dry run has to keep. Dropped, it is removed.
-pub struct Scratch {
-    path: PathBuf,
-    dir: OwnedFd,
-}
-
-impl Scratch {
-    /// In the system's directory for temporary files.
-    ///
-    /// # Errors
-    /// Those of mkdir(2) and open(2).
-    pub fn new(job_id: u64, rank: usize) -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("pcopy-{job_id:016x}.{rank}"));
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = open_root(&path)?;
-        Ok(Self { path, dir })
-    }
-
-    pub fn dir(&self) -> io::Result<OwnedFd> {
-        self.dir.as_fd().try_clone_to_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing reads it again: an error is ignored.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
 }
 
 #[cfg(test)]

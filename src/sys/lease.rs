@@ -5,7 +5,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A write lease. While it lives, no other process has the file open, and open(2) by another process waits. The kernel sends
-/// SIGIO when another process waits; [`ignore_breaks`] ignores it.
+/// SIGIO when another process waits; [`ignore_signals`](super::ignore_signals) ignores it.
 pub struct Lease<'a>(BorrowedFd<'a>);
 
 impl<'a> Lease<'a> {
@@ -26,12 +26,6 @@ impl Drop for Lease<'_> {
 fn set(fd: BorrowedFd<'_>, kind: libc::c_int) -> bool {
     // SAFETY: the descriptor is open, and the call takes a number.
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) == 0 }
-}
-
-/// Ignores SIGIO, the signal of a lease that another process waits for. Its default action ends the process.
-pub fn ignore_breaks() {
-    // SAFETY: ignoring a signal runs no code.
-    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
 }
 
 #[cfg(test)]

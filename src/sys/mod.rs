@@ -34,14 +34,14 @@ pub use file::{
     space, sync_data, sync_dir, sync_file, sync_file_system, sync_open_dir, syncfs_reaches,
 };
 pub use flags::{InodeFlags, take_flags_off};
-pub use lease::{Lease, ignore_breaks};
+pub use lease::Lease;
 pub use loaded::is_loaded;
 pub use meta::{Fixed, Handle, Meta, Owner, fixed, hold, link, make_node, make_symlink, reaches_held, read_link};
 pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use random::random_bytes;
 pub use share::share_blocks;
-pub use signal::{SignalFlag, catch_signal, signal_number};
+pub use signal::{SignalFlag, catch_signal, ignore_signals, signal_number};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{

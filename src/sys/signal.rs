@@ -14,6 +14,9 @@ pub mod signal_number {
     pub const INTERRUPT: i32 = libc::SIGINT;
     pub const USER1: i32 = libc::SIGUSR1;
     pub const USER2: i32 = libc::SIGUSR2;
+    pub const HANG_UP: i32 = libc::SIGHUP;
+    pub const CPU_TIME: i32 = libc::SIGXCPU;
+    pub const POWER: i32 = libc::SIGPWR;
 }
 
 const COUNT: usize = 32;
@@ -35,7 +38,17 @@ extern "C" fn raise_flag(number: libc::c_int) {
     }
 }
 
-/// Catches a signal from here on; calls that it interrupts are started again.
+/// Ignores the signals that would end the process where a call can tell the same or nothing is to be done: SIGIO, that
+/// somebody waits for a lease; SIGXFSZ, that a file would be longer than `ulimit -f` allows (then the write fails with
+/// `EFBIG`); and SIGUSR2 until it is caught: who asks how far a job is does not want its end.
+pub fn ignore_signals() {
+    for number in [libc::SIGIO, libc::SIGXFSZ, libc::SIGUSR2] {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(number, libc::SIG_IGN) };
+    }
+}
+
+/// Catches a signal from here on; calls that it interrupts are started again. A SIGHUP that is ignored stays so.
 ///
 /// # Errors
 /// Those of sigaction(2).
@@ -44,6 +57,10 @@ pub fn catch_signal(number: i32) -> Result<SignalFlag, Errno> {
     let flag = usize::try_from(number).ok().and_then(|number| RAISED.get(number)).ok_or(Errno::EINVAL)?;
     let action = SigAction::new(SigHandler::Handler(raise_flag), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing but store to an atomic that lives as long as the process.
-    unsafe { sigaction(signal, &action) }?;
+    let before = unsafe { sigaction(signal, &action) }?;
+    if number == signal_number::HANG_UP && matches!(before.handler(), SigHandler::SigIgn) {
+        // SAFETY: it is what was there before.
+        unsafe { sigaction(signal, &before) }?;
+    }
     Ok(SignalFlag(flag))
 }

@@ -123,10 +123,9 @@ impl Mover {
     /// # Errors
     /// Those of looking at both directories.
     pub(super) fn has_other_name(&mut self, source: u16, place: &Place) -> Result<bool, Errno> {
-        let job = &self.job;
-        let is_single = job.sources[usize::from(source)].single.is_some();
+        let is_single = self.job.sources[usize::from(source)].single.is_some();
         self.collisions.has_other(&place.dest_dir, &place.dest_name, || {
-            if job.sources_at(&place.dir()) > 1 {
+            if self.node.targets.meeting_at(&place.dir()) > 1 {
                 return Ok(None);
             }
             if is_single { Ok(Some(Vec::new())) } else { names_in(place.source_dir.as_fd()).map(Some) }

@@ -100,7 +100,7 @@ impl Mover {
             return Err(Failure::CHANGED);
         }
         // of two sources that meet here the other one may still copy into it
-        let alone = !path.is_root() && self.job.sources_at(path) == 1;
+        let alone = !path.is_root() && self.node.targets.meeting_at(path) == 1;
         self.keep_flags(handle, &mut kept, alone);
         Ok((kept.facts(None), to))
     }
@@ -140,7 +140,7 @@ impl Mover {
     /// Removes the private directory, if there is one, and what earlier runs have left. Everything in the directory has ended;
     /// but of two sources that meet here the other one may still use some.
     fn remove_left_behind(&self, path: &RelPath, private: bool, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        let is_shared = self.job.sources_at(path) > 1;
+        let is_shared = self.node.targets.meeting_at(path) > 1;
         let has_earlier = self.job.generation > 1 || !self.job.abandoned.is_empty();
         match (is_shared, has_earlier) {
             (true, _) if private => match remove_dir(dir, &private_name(&self.job, path)) {

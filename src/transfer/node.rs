@@ -15,7 +15,7 @@ use super::flags::LooksAt;
 use super::probe::LinkCalls;
 use crate::guard::Guard;
 use crate::policy::{Flags, XattrChoice};
-use crate::proto::{Durability, Job, Source};
+use crate::proto::{Durability, Job, Source, Targets};
 use crate::retry::Lag;
 use crate::state::{is_marker, marker_name};
 use crate::sys::{
@@ -27,6 +27,11 @@ use crate::types::{Kind, LinkId, Timestamp, escaped};
 /// Opened once a rank, before anything is written, shared by its threads.
 pub struct Node {
     pub(super) sources: Vec<NodeSource>,
+    /// Devices of sources on local file systems: the kernel's cached metadata are current.
+    local: HashSet<u64>,
+    /// Devices of sources on which ACLs and capabilities may be there that are not listed.
+    hiding_xattrs: HashSet<u64>,
+    pub(super) targets: Targets,
     /// Opened before the first write, so that a later syncfs reports every error of writing back.
     pub(super) destination: Arc<OwnedFd>,
     /// Whether this process may give files away.
@@ -69,10 +74,6 @@ enum SyncedBy {
 pub(super) struct NodeSource {
     pub(super) dir: Arc<OwnedFd>,
     dev: u64,
-    /// A local file system: the kernel's cached metadata are current.
-    is_local: bool,
-    /// ACLs and capabilities may be there that are not listed.
-    hides_xattrs: bool,
     file_system: u64,
 }
 
@@ -88,7 +89,7 @@ impl Node {
         };
         let mounts = Mounts::current();
         let (mut lag, mut from_dfuse) = (Lag::default(), false);
-        let mut sources = Vec::new();
+        let (mut sources, mut local, mut hiding_xattrs) = (Vec::new(), HashSet::new(), HashSet::new());
         for source in &job.sources {
             let dir = open(&source.dir)?;
             let is_local = is_local(&dir, &source.dir)?;
@@ -96,13 +97,9 @@ impl Node {
             from_dfuse |= mounts.has_dfuse(as_path(&source.dir));
             let dev = Meta::of(&dir).map_err(|err| format!("{}: stat: {}", escaped(&source.dir), err.desc()))?.dev;
             let hides_xattrs = is_on_fuse(dir.as_fd()) && !mounts.is_dfuse(as_path(&source.dir));
-            sources.push(NodeSource {
-                dir: Arc::new(dir),
-                dev,
-                is_local,
-                hides_xattrs,
-                file_system: source.file_system,
-            });
+            local.extend(is_local.then_some(dev));
+            hiding_xattrs.extend(hides_xattrs.then_some(dev));
+            sources.push(NodeSource { dir: Arc::new(dir), dev, file_system: source.file_system });
         }
         let destination = if job.policy.dry_run {
             open(&job.destination)?
@@ -135,6 +132,9 @@ impl Node {
         let guard = Guard::new(job, euid.is_root(), (user_name, group_name));
         Ok(Self {
             sources,
+            local,
+            hiding_xattrs,
+            targets: Targets::new(job),
             destination: Arc::new(destination),
             privileged: euid.is_root(),
             synced_by,
@@ -166,13 +166,12 @@ impl Node {
     /// # Errors
     /// Those of fstat(2) and statx(2).
     pub(super) fn meta_now(&self, file: BorrowedFd<'_>, dev: u64) -> Result<Meta, Errno> {
-        let is_local = self.sources.iter().any(|source| source.is_local && source.dev == dev);
-        if is_local { Meta::of(file) } else { Meta::of_now(file) }
+        if self.local.contains(&dev) { Meta::of(file) } else { Meta::of_now(file) }
     }
 
     /// Whether entries on this device may have ACLs and capabilities that are not listed.
     pub(super) fn hides_xattrs(&self, dev: u64) -> bool {
-        self.sources.iter().any(|source| source.hides_xattrs && source.dev == dev)
+        self.hiding_xattrs.contains(&dev)
     }
 
     /// The destination's root.

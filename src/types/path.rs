@@ -98,6 +98,11 @@ impl RelPath {
         })
     }
 
+    /// The first name; `None` for the root.
+    pub fn first_name(&self) -> Option<&[u8]> {
+        self.0.split(|&b| b == b'/').next().filter(|name| !name.is_empty())
+    }
+
     /// Whether this is the root of the copy.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()

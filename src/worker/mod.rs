@@ -20,13 +20,12 @@ use keeper::Keeper;
 
 use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::journal::{Entries, Header, Journal, Recorder};
-use crate::policy::RunAs;
 use crate::proto::{
     Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
 };
 use crate::scan::{MAX_SCAN_THREADS, Rooms, Roots};
 use crate::signals::{SignalError, Signals};
-use crate::state::{self, Scratch};
+use crate::state;
 use crate::sys::{DirCache, act_as, is_loaded};
 use crate::transfer::{Mover, Node, Throttle, open_marked, reading};
 use crate::types::Stats;
@@ -36,8 +35,6 @@ pub struct Worker {
     job: Arc<Job>,
     recorder: Arc<Mutex<Recorder>>,
     keeper: Option<Keeper>,
-    /// Where records go in a dry run; removed with this.
-    _scratch: Option<OwnScratch>,
     /// Tells the I/O threads to leave what they have not begun.
     halt: Arc<AtomicBool>,
     throttle: Arc<Throttle>,
@@ -46,19 +43,6 @@ pub struct Worker {
     threads: Vec<JoinHandle<()>>,
     roots: Roots,
     sorted: Option<Entries>,
-}
-
-/// A scratch directory that is removed as whom it was made: its owner may have put another one in its place.
-struct OwnScratch(Option<Scratch>, RunAs);
-
-impl Drop for OwnScratch {
-    fn drop(&mut self) {
-        match act_as(self.1) {
-            Ok(_acting) => drop(self.0.take()),
-            // Left behind: it must not be removed with other rights.
-            Err(_) => std::mem::forget(self.0.take()),
-        }
-    }
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
@@ -167,14 +151,17 @@ impl Worker {
         // the I/O threads are started as whom they act
         let _acting = act_as(run_as).map_err(|err| refused(format!("--uid, --gid: {}", err.desc())))?;
         let node = Arc::new(Node::open(&job).map_err(refused)?);
-        let (dir, scratch) = records_dir(&job, &node, comm.rank())
-            .map_err(|err| refused(format!("cannot keep records of what is copied: {err}")))?;
+        let dir =
+            records_dir(&job, &node).map_err(|err| refused(format!("cannot keep records of what is copied: {err}")))?;
         let durable = job.tuning.durability == Durability::Checkpoint && !job.policy.dry_run;
         let number = |rank: usize| u32::try_from(rank).expect("MPI counts ranks in 31 bits");
         let (rank, ranks) = (number(comm.rank()), number(comm.size()));
         let header = Header { job_id: job.id, generation: job.generation, rank, ranks };
         let (events_sender, events) = unbounded();
-        let journal = Journal::new(dir.map(Arc::new), header, durable);
+        let journal = match job.policy.dry_run {
+            true => Journal::nameless(header),
+            false => Journal::new(dir.map(Arc::new), header, durable),
+        };
         let recorder = Arc::new(Mutex::new(Recorder::default()));
         let keeper = Keeper::start(&node, journal, &recorder, events_sender.clone())
             .map_err(|err| refused(format!("cannot start the thread that keeps the journal: {err}")))?;
@@ -214,7 +201,6 @@ impl Worker {
             job,
             recorder,
             keeper: Some(keeper),
-            _scratch: scratch.map(|scratch| OwnScratch(Some(scratch), run_as)),
             halt,
             throttle,
             tasks: Some(tasks),
@@ -380,12 +366,8 @@ fn send_event(comm: &mut Comm, event: Event) {
     comm.send(0, &message);
 }
 
-/// Where this rank keeps its records; `None` for memory.
-fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedFd>, Option<Scratch>)> {
-    if job.policy.dry_run {
-        let scratch = Scratch::new(job.id, rank)?;
-        return Ok((Some(scratch.dir()?), Some(scratch)));
-    }
+/// Where this rank keeps its records; `None` for memory, and for a dry run, which has no state.
+fn records_dir(job: &Job, node: &Node) -> io::Result<Option<OwnedFd>> {
     let dir = job.state.as_ref().map(|place| match place {
         StatePlace::InCopy => {
             let path = [&job.destination, b"/".as_slice(), state::DIR_NAME].concat();
@@ -393,7 +375,7 @@ fn records_dir(job: &Job, node: &Node, rank: usize) -> io::Result<(Option<OwnedF
         }
         StatePlace::At(path) => open_marked(path, job.id, || state::open_at(Path::new(OsStr::from_bytes(path)))),
     });
-    Ok((dir.transpose().map_err(io::Error::other)?, None))
+    dir.transpose().map_err(io::Error::other)
 }
 
 /// I/O threads of a rank: two a core of its share of the node, between 1 and 4. More than that gained nothing on local

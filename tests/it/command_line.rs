@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::copy::{copy, copy_exactly};
 use crate::support::fuse::{Faults, FuseMount};
-use crate::support::launch::{Job, mpi};
+use crate::support::launch::{Job, mpi, program};
 use crate::support::oracle;
 use crate::support::parallel;
 use crate::support::skip::{self, need};
@@ -307,6 +307,40 @@ fn the_output_for_machines_of_one_file_names_no_manifest() {
     let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!((&told["files"], &told["bytes"]), (&Value::from(1), &Value::from(100_000)));
     assert_eq!(told["manifest"], Value::Null);
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_is_told_and_a_reader_who_has_gone_is_no_error() {
+    let dir = temp();
+    let src = source(&dir.path().join("src"));
+    let script = |name: &str, words: &str| {
+        let at = dir.path().join(name);
+        fs::write(&at, format!("#!/bin/bash\n{}\n", words.replace("PCOPY", &program().display().to_string()))).unwrap();
+        tree::chmod(&at, 0o755);
+        at
+    };
+    let full = script("full", "exec 'PCOPY' \"$@\" >/dev/full");
+    let gone = script("gone", "exec 'PCOPY' \"$@\" > >(exec true)");
+    for ranks in [1, 2] {
+        for (number, options) in [&["--json"][..], &["--progress=0"], &["--dry-run"], &["-q"]].into_iter().enumerate() {
+            let dst = |name| dir.path().join(format!("{name}-{ranks}-{number}"));
+            let is_quiet = options == ["-q"];
+            let job = Job::ranks(ranks).program(&full).options(options);
+            let outcome = job.run([&src, &dst("full")]);
+            outcome.assert_code(if is_quiet { 0 } else { 1 });
+            if !is_quiet {
+                let words = if number == 2 { "dry run, nothing was written" } else { "complete" };
+                outcome.assert_says("the summary could not be written to stdout: No space left on device");
+                outcome.assert_says(&format!("its result: {words}"));
+            }
+            assert_eq!(dst("full").join(".pcopy/manifest.jsonl").exists(), number != 2);
+            Job::ranks(ranks).program(&gone).options(options).run([&src, &dst("gone")]).assert_code(0);
+        }
+    }
+    for option in ["--help", "--version", "--generate=schema"] {
+        Job::alone().program(&full).run([option]).assert_code(2).assert_says("No space left on device");
+        Job::alone().program(&gone).run([option]).assert_code(0);
+    }
 }
 
 #[test]

@@ -4,18 +4,46 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
 use crate::support::copy::copy;
+use crate::support::fuse::{Faults, FuseMount};
 use crate::support::launch::{Job, NOBODY, Outcome};
 use crate::support::listing::{assert_untouched, listing, unread};
 use crate::support::manifest::{self, Expect, How};
 use crate::support::oracle;
 use crate::support::skip::{self, need};
+use crate::support::sys;
 use crate::support::told;
 use crate::support::tree::{self, chmod, noise_file, set_times, temp, write};
+
+/// A dry run keeps what it has seen in files that nobody has to remove.
+#[test]
+fn a_dry_run_that_is_killed_leaves_nothing_behind() {
+    let fuse = need!(FuseMount::new(Faults { list_delay_ms: 20, ..Faults::default() }));
+    let (dir, home) = (temp(), temp());
+    tree::small_files(&fuse.backing().join("src"), 400, 20);
+    let mut running = Job::alone()
+        .rank_env("TMPDIR", home.path())
+        .options(["--dry-run", "--checkpoint-interval", "1s"])
+        .start([&fuse.path().join("src"), &dir.path().join("dst")]);
+    let pid = running.launcher_pid();
+    let has_list = || {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|to| to.starts_with(home.path()))
+    };
+    while running.goes_on() && !has_list() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(has_list(), "it has written nothing down");
+    sys::kill(pid);
+    running.wait();
+    let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty() && !dir.path().join("dst").exists(), "{left:?}");
+}
 
 fn job(ranks: usize) -> Job {
     Job::ranks(ranks).options(["-k", "64K", "-b", "16K", "--dry-run"])

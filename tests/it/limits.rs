@@ -39,6 +39,27 @@ fn a_few_hundred_open_files_are_enough_for_any_number_of_directories() {
 }
 
 #[test]
+fn a_file_beyond_the_limit_of_file_sizes_is_an_error_of_that_file() {
+    let (dir, home) = (temp(), temp());
+    let src = tree::small_files(&dir.path().join("src"), 2, 3);
+    noise_file(&src.join("small-and-too-long"), 9 * MIB);
+    noise_file(&src.join("in-ranges"), 17 * MIB);
+    for ranks in [1, 2] {
+        let dst = dir.path().join(format!("dst-{ranks}"));
+        let job = Job::ranks(ranks).program(&under_limit("-f 8192", home.path())).options(["-k", "16M"]);
+        let outcome = job.run([&src, &dst]);
+        outcome
+            .assert_code(1)
+            .assert_says("small-and-too-long: ")
+            .assert_says("in-ranges: ")
+            .assert_says("File too large");
+        let found = oracle::differences(&src, &dst, Aspects::ALL);
+        let missing = |name: &str| found.iter().any(|words| words.starts_with(name));
+        assert!(found.len() == 2 && missing("small-and-too-long") && missing("in-ranges"), "{found:?}");
+    }
+}
+
+#[test]
 fn hundreds_of_sources_are_copied_under_a_limit_of_open_files() {
     let (dir, home) = (temp(), temp());
     let src = tree::small_files(&dir.path().join("src"), 400, 2);

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use libc::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use libc::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+    SIGXFSZ,
+};
 use tempfile::TempDir;
 
 use crate::support::fuse::{Faults, FuseMount};
@@ -29,6 +32,9 @@ fn name(signal: i32) -> &'static str {
         SIGTERM => "SIGTERM",
         SIGINT => "SIGINT",
         SIGUSR1 => "SIGUSR1",
+        SIGHUP => "SIGHUP",
+        SIGXCPU => "SIGXCPU",
+        SIGPWR => "SIGPWR",
         _ => unreachable!("stops no copy"),
     }
 }
@@ -119,8 +125,8 @@ const CASES: [Case; 13] = [
     (3, &[(0, SIGTERM)], Moment::SmallFiles),
     (3, &[(0, SIGINT)], Moment::LargeFile),
     (3, &[(1, SIGINT)], Moment::Early),
-    (3, &[(2, SIGUSR1)], Moment::SmallFiles),
-    (3, &[(1, SIGTERM)], Moment::LargeFile),
+    (3, &[(2, SIGXCPU)], Moment::SmallFiles),
+    (3, &[(1, SIGHUP)], Moment::LargeFile),
     (2, &[(1, SIGTERM), (1, SIGTERM), (1, SIGTERM)], Moment::SmallFiles),
     (3, &[(0, SIGTERM), (1, SIGTERM), (2, SIGTERM)], Moment::SmallFiles),
     (3, &[(2, SIGUSR1), (1, SIGINT), (0, SIGTERM), (0, SIGINT), (2, SIGTERM), (1, SIGUSR1)], Moment::LargeFile),
@@ -152,7 +158,7 @@ fn any_signal_to_any_rank_at_any_moment_stops_the_copy_and_the_same_command_comp
 
 #[test]
 fn without_a_launcher_a_signal_stops_the_copy_too() {
-    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+    for signal in [SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGXCPU, SIGPWR] {
         let options = ["-k", "64K", "-b", "16K", "--threads", "1", "--json"];
         let scene = need!(scene_of(Moment::SmallFiles, Job::alone().options(options)));
         let outcome = send(scene.start_until(Moment::SmallFiles), 1, &[(0, signal)], "alone");
@@ -160,6 +166,57 @@ fn without_a_launcher_a_signal_stops_the_copy_too() {
         scene.fuse.control().lift();
         scene.task.assert_completes();
     }
+}
+
+#[test]
+fn signals_that_say_nothing_of_the_job_change_nothing() {
+    let scene = need!(scene_of(Moment::SmallFiles, job(2)));
+    let mut running = scene.start_until(Moment::SmallFiles);
+    let ranks = running.ranks(2);
+    for signal in [SIGPIPE, SIGXFSZ, SIGIO] {
+        ranks.iter().for_each(|rank| sys::signal(*rank, signal));
+    }
+    scene.fuse.control().lift();
+    let outcome = running.wait();
+    outcome.assert_code(0);
+    scene.task.assert_complete(&outcome);
+}
+
+#[test]
+fn signals_that_end_a_process_leave_a_copy_that_goes_on() {
+    let options = ["-k", "64K", "-b", "16K", "--threads", "1", "--json"];
+    for signal in [SIGQUIT, SIGALRM, SIGVTALRM, SIGPROF] {
+        let scene = need!(scene_of(Moment::SmallFiles, Job::alone().options(options)));
+        let outcome = send(scene.start_until(Moment::SmallFiles), 1, &[(0, signal)], "alone");
+        assert_eq!(outcome.code(), None, "{}", outcome.told());
+        assert!(!scene.task.state().join("manifest.jsonl").exists(), "{}", outcome.told());
+        scene.fuse.control().lift();
+        scene.task.assert_completes();
+    }
+}
+
+#[test]
+fn who_asks_for_progress_from_the_beginning_does_not_end_the_job() {
+    let dir = temp();
+    let src = tree::small_files(&dir.path().join("src"), 4, 20);
+    let mut running = Job::alone().start([&src, &dir.path().join("dst")]);
+    let pid = running.launcher_pid();
+    let is_heard = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mask = |line: &str| Some(u64::from_str_radix(line.split_whitespace().last()?, 16).unwrap());
+        let masks = status.lines().filter(|line| line.starts_with("SigIgn") || line.starts_with("SigCgt"));
+        masks.filter_map(mask).any(|mask| mask >> (SIGUSR2 - 1) & 1 == 1)
+    };
+    let mut sent = 0;
+    while running.goes_on() {
+        if is_heard() {
+            sys::signal(pid, SIGUSR2);
+            sent += 1;
+        }
+    }
+    assert!(sent > 10, "{sent} signals were sent");
+    running.wait().assert_code(0);
+    oracle::assert_same(&src, &dir.path().join("dst"), oracle::Aspects::ALL);
 }
 
 #[test]
