@@ -16,6 +16,8 @@ pub mod sys;
 
 pub mod retry;
 
+pub mod watch;
+
 pub mod state;
 
 pub mod journal;

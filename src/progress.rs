@@ -60,17 +60,18 @@ impl Display {
         self.started.elapsed()
     }
 
-    /// Says how far the job is, if it is time, or if it was `asked`.
-    pub fn tick(&mut self, asked: bool, progress: impl FnOnce() -> Progress) {
+    /// Says how far the job is, if it is time, or if it was `asked`. Whether it was said in a line of its own.
+    pub fn tick(&mut self, asked: bool, progress: impl FnOnce() -> Progress) -> bool {
         let passed = match self.is_time() {
             Some(passed) => passed,
             None if asked => self.last.elapsed(),
-            None => return,
+            None => return false,
         };
         let progress = progress();
         let line = line(&progress, &self.last_progress, passed.as_secs_f64());
         self.last_progress = progress;
         self.show(line, asked);
+        asked || self.bar.is_none()
     }
 
     /// Says what the job waits for after the copy, if it is time.

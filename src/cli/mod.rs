@@ -48,7 +48,8 @@ Sizes: K, KB and KiB are 1024 bytes, as in dcp; so on for M, G, T.
 Exit codes:
    0  every entry is there, was made durable, and the manifest says so
    1  some entries failed: each is in the manifest with path, operation and errno, and on stderr;
-      with --strict also when something could not be preserved
+      with --strict also when something could not be preserved; or the summary could not be
+      written to stdout
    2  bad usage, or refused before anything was written
   75  stopped by a signal, a time limit or a full file system: the same command goes on
   70  the job could not be finished
@@ -245,7 +246,7 @@ pub struct Cli {
     time_limit: Option<Duration>,
 
     /// How long before the time limit, or before the end of the Slurm job, to stop [default: a tenth of the time, at most
-    /// 60s]
+    /// 60s]; and how long any stop may take [default: 60s]
     #[arg(help_heading = RESUMING, long, value_name = "TIME", value_parser = parse_duration)]
     grace: Option<Duration>,
 

@@ -289,10 +289,25 @@ pub fn has_panicked() -> bool {
 pub fn abort(code: c_int) -> ! {
     // MPICH's launcher drops what a rank wrote just before: without this 1 line of 10 that says why was lost
     thread::sleep(Duration::from_millis(100));
+    tell_hydra(code);
     // SAFETY: MPI is initialised: Comm::start does that before it registers the only callers.
     unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code) };
     // MPI_Abort does not return; should it all the same, this rank must not go on
     std::process::abort()
+}
+
+/// MPICH's `MPI_Abort` of a job of one rank does not tell its launcher, hydra. That waits for the process, which may hang in
+/// a call that does not return, for ever. The line is that of PMI 1, which hydra speaks.
+fn tell_hydra(code: c_int) {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|has| has == value);
+    let fd = std::env::var("PMI_FD").ok().and_then(|fd| fd.parse::<c_int>().ok());
+    // hydra's own variable; Slurm's PMI 2 has other lines
+    let is_hydra = std::env::var_os("MPI_LOCALNRANKS").is_some();
+    let Some(fd) = fd.filter(|_| is_hydra && is("PMI_SIZE", "1")) else { return };
+    let line = format!("cmd=abort exitcode={code}\n");
+    // SAFETY: the bytes live until the call returns; a descriptor that is none is an error, which changes nothing.
+    unsafe { libc::write(fd, line.as_ptr().cast(), line.len()) };
+    thread::sleep(Duration::from_millis(100));
 }
 
 /// A panic that unwinds would drop `Universe`, whose MPI_Finalize waits for all ranks for ever.

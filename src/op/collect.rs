@@ -12,6 +12,7 @@ use crate::policy::Existing;
 use crate::proto::{Job, MAX_RECORDS_LEN, Message, Trouble};
 use crate::sys::act_as;
 use crate::types::{Failure, Fate, Kind, Op, Outcome, Record, Side, Stats};
+use crate::watch;
 use crate::worker::WorkerError;
 
 /// Bytes of memory for frames of records, of all ranks together: two of each, unless there are very many.
@@ -95,6 +96,7 @@ pub(super) fn collect(
     }
     let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
     let seconds = lead.display.elapsed().as_secs_f64();
+    watch::begin(target.shown.unwrap_or_default().as_bytes(), b"");
     manifest.map(|manifest| manifest.finish(seconds)).transpose().map_err(trouble)?;
     let has_base = base.is_some_and(|base| base.finish().is_ok());
     Ok(Collected { stats, has_base, unsaid })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp as Clock;
 
@@ -18,6 +18,7 @@ use super::refusal::shown;
 use super::resolve::{Plan, resolve};
 use super::spill::Spill;
 use super::summary::Summary;
+use super::watchdog::Watchdog;
 use crate::cli::{Config, Output};
 use crate::comm::{self, Comm};
 use crate::coordinator::Coordinator;
@@ -29,6 +30,7 @@ use crate::scan::{MAX_SCAN_THREADS, Scan};
 use crate::signals::Signals;
 use crate::sys::{Meta, act_as, random_bytes, space};
 use crate::types::{ExitCode, Fate, Kind, Maker, Outcome, Record, Secret, Stats, escaped, human_bytes, one_line};
+use crate::watch;
 use crate::worker::Worker;
 
 /// Copies as rank 0; the other ranks are in [`crate::worker::serve`].
@@ -39,10 +41,18 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     let signals = Signals::catch()?;
     let mut display = Display::new(config.progress_s);
     let started = Clock::now();
+    let watchdog = Watchdog::start(comm.host()).map_err(LeadError::Watchdog)?;
+    if let Some((limit, grace)) = time_limit(config, started) {
+        watchdog.set(Some(Instant::now() + limit.saturating_sub(grace)), config.grace.unwrap_or(grace));
+    } else if let Some(grace) = config.grace {
+        watchdog.set(None, grace);
+    }
     for note in &config.notes {
         display.note(note);
     }
-    let (plan, job, prepared) = match plan(config, started) {
+    let planned = plan(config, started);
+    watch::end();
+    let (plan, job, prepared) = match planned {
         Ok(prepared) => prepared,
         Err(line) => {
             display.print(&format!("pcopy: {line}"));
@@ -54,9 +64,11 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     }
     display.set_trees(&job.sources, plan.root.as_os_str().as_bytes());
     let mut lead = Lead::new(comm, None, display, signals);
-    let hellos = match greet(&mut lead, &job)? {
-        Ok(hellos) => hellos,
-        Err(line) => {
+    let hellos = match greet(&mut lead, &job) {
+        Err(err) if err.stop().is_some() => give_up(&lead, &plan, &err),
+        Err(err) => return Err(err),
+        Ok(Ok(hellos)) => hellos,
+        Ok(Err(line)) => {
             lead.display.print(&format!("pcopy: {line}"));
             let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
             prepared.undo(&plan, &job);
@@ -67,7 +79,10 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         }
     };
     let acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
-    if let Err((path, err)) = prepared.begin(&plan, &job) {
+    watch::begin_in(&job.destination);
+    let begun = prepared.begin(&plan, &job);
+    watch::end();
+    if let Err((path, err)) = begun {
         let err = LeadError::State(path, err);
         let stop = err.stop();
         if stop.is_none() {
@@ -85,22 +100,36 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         say_choices(&lead.display, &plan, config, &hellos);
     }
     note_space(&mut lead.display, &plan);
-    lead.deadline = deadline(config, started, &mut lead.display);
-    let mut summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
-        // nobody can be told to make more durable
-        Err(err) if err.stop().is_some() => {
-            lead.display
-                .print(&format!("pcopy: error: {err}; what was copied since the last checkpoint is copied again"));
-            say_how_to_go_on(&lead.display, &plan, err.stop());
-            comm::abort(ExitCode::Stopped.number());
+    lead.hosts = hellos.iter().map(|hello| hello.host.clone()).collect();
+    if let Some((limit, grace)) = time_limit(config, started) {
+        if grace >= limit {
+            lead.display.note("less time is left than --grace: stopping at once");
         }
+        lead.deadline = Some(limit.saturating_sub(grace));
+        lead.grace = grace;
+    }
+    lead.grace = config.grace.unwrap_or(lead.grace);
+    let mut summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
+        Err(err) if err.stop().is_some() => give_up(&lead, &plan, &err),
         summary => summary?,
     };
     lead.send_to_all(&Message::Bye);
     lead.comm.flush();
     lead.display.finish();
     say_how_to_go_on(&lead.display, &plan, summary.stop);
-    Ok(say(&mut summary, config.output, &lead.display))
+    let code = say(&mut summary, config.output, &lead.display);
+    if lead.abandons {
+        // a process with a call that does not return cannot end, and launchers wait for it
+        comm::abort(code.number());
+    }
+    Ok(code)
+}
+
+/// Ends all ranks at once: nobody can be told to make more durable.
+fn give_up(lead: &Lead<'_>, plan: &Plan, err: &LeadError) -> ! {
+    lead.display.print(&format!("pcopy: error: {err}; what was copied since the last checkpoint is copied again"));
+    say_how_to_go_on(&lead.display, plan, err.stop());
+    comm::abort(ExitCode::Stopped.number());
 }
 
 /// What to do after a stop that somebody has to see to.
@@ -137,18 +166,16 @@ fn refuse(mut lead: Lead<'_>) -> ExitCode {
     ExitCode::Refused
 }
 
-/// When this run stops by itself, since its start: before its time limit, and before the end of the Slurm job.
-fn deadline(config: &Config, started: Clock, display: &mut Display) -> Option<Duration> {
+/// Since the start of this run, when its time is over, by its time limit or the end of the Slurm job; and how long before
+/// that it stops by itself.
+fn time_limit(config: &Config, started: Clock) -> Option<(Duration, Duration)> {
     let job_end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| end.parse().ok());
     let now = u64::try_from(started.as_second()).unwrap_or(0);
     // one that has passed is that of an earlier job, in whose environment this one was started
     let of_slurm = job_end.filter(|end| *end > now).map(|end: u64| Duration::from_secs(end - now));
     let limit = [config.time_limit, of_slurm].into_iter().flatten().min()?;
     let grace = config.grace.unwrap_or_else(|| (limit / 10).min(Duration::from_secs(60)));
-    if grace >= limit {
-        display.note("less time is left than --grace: stopping at once");
-    }
-    Some(limit.saturating_sub(grace))
+    Some((limit, grace))
 }
 
 /// A quick look at the free space: nobody knows yet how much there is to copy, but a source that is a whole file system says.
@@ -308,6 +335,7 @@ fn run(
         }
     };
     let _acting = act_as(job.policy.run_as).map_err(LeadError::Acting)?;
+    watch::begin_in(&job.destination);
     summary.seconds = lead.display.elapsed().as_secs_f64();
     let stop = match &collected {
         Err(LeadError::Halted) => lead.stop,
@@ -331,6 +359,8 @@ fn run(
                 (true, _, _) => ExitCode::EntriesFailed,
             };
         }
+        // a rank does not answer: nothing can be ended in order
+        Err(err @ LeadError::GaveUp { .. }) => return Err(err),
         Err(err) if stop.is_some() => {
             if !matches!(err, LeadError::Halted) {
                 lead.display.print(&format!("pcopy: error: {err}"));

@@ -2,7 +2,7 @@
 //!
 //! One thread, which also speaks MPI; it never waits for one rank while another could go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, never, select};
@@ -14,11 +14,12 @@ use crate::coordinator::{Assignment, Coordinator, CoordinatorError, Elsewhere};
 use crate::journal::Base;
 use crate::policy::Changes;
 use crate::progress::Display;
-use crate::proto::{Checkpoint, Hello, Message, Records, Signal, TaskResult, Trouble};
-use crate::scan::{Scan, ScanEvent};
+use crate::proto::{Checkpoint, Hello, Message, Overdue, Records, Signal, TaskResult, Trouble};
+use crate::scan::{Halting, Scan, ScanEvent};
 use crate::signals::{SignalError, Signals};
 use crate::sys::Errno;
-use crate::types::{Call, Failure, Halt, Op, RelPath, Side, Stats, Verdict};
+use crate::types::{Call, Failure, Halt, Op, RelPath, Side, Stats, Verdict, escaped, one_line};
+use crate::watch;
 use crate::worker::{Worker, WorkerError};
 
 /// What ends the job on rank 0.
@@ -30,6 +31,8 @@ pub enum LeadError {
     Coordinator(#[from] CoordinatorError),
     #[error("rank {0} sent {1}, which has no place here")]
     Unexpected(usize, &'static str),
+    #[error("cannot start the thread that watches: {0}")]
+    Watchdog(std::io::Error),
     #[error("cannot start the scan: {0}")]
     Scan(std::io::Error),
     #[error("internal error: {0}")]
@@ -53,6 +56,8 @@ pub enum LeadError {
     State(String, std::io::Error),
     #[error("the manifest {0}: {1}")]
     Manifest(String, std::io::Error),
+    #[error("told to stop, and this does not end: {phase}")]
+    GaveUp { stop: Stop, phase: &'static str },
 }
 
 /// Why a job stops before its end; the same command goes on.
@@ -97,10 +102,19 @@ impl LeadError {
         match self {
             Self::NotDurable(_, trouble) | Self::Journal(_, trouble) => Stop::of_errno(trouble.errno),
             Self::Manifest(_, err) | Self::State(_, err) => Stop::of_errno(err.raw_os_error()?),
+            Self::GaveUp { stop, .. } => Some(*stop),
             _ => None,
         }
     }
 }
+
+/// How long a stop waits for what is under way, at most; and all of it, if the user has not said `--grace`.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(60);
+/// Signals within this time are one: launchers pass them on to every rank.
+pub const ONE_SIGNAL: Duration = Duration::from_secs(2);
+/// Operations that are told at once.
+const MAX_TOLD: usize = 16;
 
 /// Rank 0: its messages, its own share of the work, what it says.
 pub struct Lead<'a> {
@@ -115,6 +129,20 @@ pub struct Lead<'a> {
     pub deadline: Option<Duration>,
     /// The job is to stop, or has stopped.
     pub stop: Option<Stop>,
+    /// When it was told to, since its start; and when for the last time.
+    stopped_at: Option<(Duration, Duration)>,
+    /// How often it was told to again.
+    urged: u32,
+    /// How long a stop may take.
+    pub grace: Duration,
+    /// What does not return is left alone.
+    pub abandons: bool,
+    /// Of each rank what has not returned for long.
+    overdue: BTreeMap<usize, Vec<Overdue>>,
+    /// Those that were told.
+    told_overdue: BTreeSet<(usize, Vec<u8>)>,
+    /// The ranks' nodes.
+    pub hosts: Vec<String>,
     /// Since the last checkpoint nothing could be written down.
     pub unrecorded: bool,
     /// Somebody wants to know how far the job is.
@@ -145,6 +173,13 @@ impl<'a> Lead<'a> {
             signals,
             deadline: None,
             stop: None,
+            stopped_at: None,
+            urged: 0,
+            grace: GRACE,
+            abandons: false,
+            overdue: BTreeMap::new(),
+            told_overdue: BTreeSet::new(),
+            hosts: Vec::new(),
             unrecorded: false,
             asked: false,
             limit: Limit::default(),
@@ -156,7 +191,55 @@ impl<'a> Lead<'a> {
         match signal {
             Signal::Progress => self.asked = true,
             // the first one is the reason
-            signal => _ = self.stop.get_or_insert(Stop::Signal(signal)),
+            signal => {
+                let now = self.display.elapsed();
+                if let Some((_, last)) = self.stopped_at.as_mut().filter(|(_, last)| now - *last > ONE_SIGNAL) {
+                    *last = now;
+                    self.urged += 1;
+                }
+                self.stop.get_or_insert(Stop::Signal(signal));
+            }
+        }
+    }
+
+    /// Whether a stop waits no longer for what is under way.
+    fn has_given_up(&self) -> bool {
+        let since = self.stopped_at.map(|(at, _)| self.display.elapsed().saturating_sub(at));
+        self.urged > 0 || since.is_some_and(|since| since >= PATIENCE.min(self.grace / 2))
+    }
+
+    /// Whether a stop waits no longer for anything.
+    fn is_out_of_time(&self) -> bool {
+        let since = self.stopped_at.map(|(at, _)| self.display.elapsed().saturating_sub(at));
+        self.urged > 1 || since.is_some_and(|since| since >= self.grace)
+    }
+
+    fn take_overdue(&mut self, from: usize, overdue: Vec<Overdue>) {
+        for operation in &overdue {
+            // those of a stop are told together
+            let is_new = !self.abandons && self.told_overdue.len() < MAX_TOLD;
+            if is_new && self.told_overdue.insert((from, operation.path.clone())) {
+                self.tell(from, operation);
+            }
+        }
+        match overdue.is_empty() {
+            true => drop(self.overdue.remove(&from)),
+            false => drop(self.overdue.insert(from, overdue)),
+        }
+    }
+
+    fn tell(&self, rank: usize, operation: &Overdue) {
+        let host = self.hosts.get(rank).map_or("", String::as_str);
+        self.display.print(&told(rank, host, operation));
+    }
+
+    /// Tells what has not returned, of all ranks.
+    fn tell_overdue(&self) {
+        let all = || self.overdue.iter().flat_map(|(rank, overdue)| overdue.iter().map(|operation| (*rank, operation)));
+        all().take(MAX_TOLD).for_each(|(rank, operation)| self.tell(rank, operation));
+        let more = all().count().saturating_sub(MAX_TOLD);
+        if more > 0 {
+            self.display.print(&format!("pcopy: and {more} more operations have not returned"));
         }
     }
 
@@ -168,6 +251,11 @@ impl<'a> Lead<'a> {
         if self.deadline.is_some_and(|deadline| self.display.elapsed() >= deadline) {
             self.stop.get_or_insert(Stop::TimeLimit);
         }
+        if self.stop.is_some() && self.stopped_at.is_none() {
+            let now = self.display.elapsed();
+            self.stopped_at = Some((now, now));
+        }
+        watch::looks_around();
     }
 
     /// Tells each rank its share of the limit, by its I/O threads.
@@ -212,6 +300,8 @@ impl<'a> Lead<'a> {
             self.pause.reset();
             let incoming = match message {
                 Message::Hello(hello) => Incoming::Hello(hello),
+                // of a thread that was left alone
+                Message::Report(_) if self.abandons => continue,
                 Message::Report(report) => Incoming::Report(report),
                 Message::Checkpoint(
                     step @ (Checkpoint::Sealed(..) | Checkpoint::Synced(..) | Checkpoint::Committed(..)),
@@ -222,6 +312,10 @@ impl<'a> Lead<'a> {
                     continue;
                 }
                 Message::Records { records, last } => Incoming::Records(records, last),
+                Message::Overdue(overdue) => {
+                    self.take_overdue(from, overdue);
+                    continue;
+                }
                 other => {
                     match &mut self.worker {
                         Some(worker) if from == self.comm.rank() => worker.handle(self.comm, other)?,
@@ -252,6 +346,10 @@ impl<'a> Lead<'a> {
             if let Some(incoming) = self.poll()? {
                 return Ok(incoming);
             }
+            if let Some(stop) = self.stop.filter(|_| self.is_out_of_time()) {
+                self.tell_overdue();
+                return Err(LeadError::GaveUp { stop, phase: self.phase });
+            }
             self.display.tick_phase(self.phase, std::mem::take(&mut self.asked));
             match &mut self.worker {
                 Some(worker) => worker.wait(self.comm, &mut self.pause)?,
@@ -273,18 +371,20 @@ impl<'a> Lead<'a> {
         is_lost: impl Fn() -> bool,
     ) -> Result<(), LeadError> {
         let mut scan = Some(scan);
-        let mut halted = false;
-        while !coordinator.is_finished() && !coordinator.is_halted() {
+        let mut halting: Option<Halting> = None;
+        let has_halted = |halting: &Option<Halting>| halting.as_ref().is_some_and(Halting::has_ended);
+        while !(coordinator.is_finished() || coordinator.is_halted() && has_halted(&halting)) {
             if is_lost() {
                 return Err(LeadError::LockLost);
             }
-            if self.stop.is_some() && !halted {
-                halted = true;
+            if self.stop.is_some() && halting.is_none() {
                 coordinator.halt();
                 self.send_to_all(&Message::Halt);
-                if let Some(scan) = scan.take() {
-                    scan.join();
-                }
+                halting = Some(scan.take().map(Scan::halt).unwrap_or_default());
+            }
+            if self.has_given_up() {
+                self.abandons = true;
+                return Ok(());
             }
             while let Some((from, incoming)) = self.poll()? {
                 self.take(coordinator, checkpoints, base, (from, incoming))?;
@@ -300,7 +400,9 @@ impl<'a> Lead<'a> {
             }
             self.lend(coordinator, scan.as_ref());
             self.look_at_limit(threads);
-            self.display.tick(std::mem::take(&mut self.asked), || coordinator.progress());
+            if self.display.tick(std::mem::take(&mut self.asked), || coordinator.progress()) {
+                self.tell_overdue();
+            }
             self.wait(coordinator, &mut scan)?;
         }
         if let Some(scan) = scan {
@@ -495,7 +597,7 @@ impl<'a> Lead<'a> {
     /// What ends the job: also when what was copied could not be made durable.
     pub fn stop(&mut self, checkpoints: &mut Checkpoints) -> Result<Stats, LeadError> {
         self.phase = "making what was copied durable";
-        self.send_to_all(&Message::Stop);
+        self.send_to_all(&Message::Stop { abandon: self.abandons });
         let mut running: BTreeSet<usize> = (0..self.comm.size()).collect();
         while !running.is_empty() {
             match self.next_of_any()? {
@@ -504,6 +606,9 @@ impl<'a> Lead<'a> {
                 (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),
             }
+        }
+        if self.abandons {
+            self.tell_overdue();
         }
         let own = self.worker.as_ref().map(Worker::stats).unwrap_or_default();
         let sums = self.comm.sum(&own.to_array());
@@ -524,6 +629,12 @@ impl<'a> Lead<'a> {
         }
         Ok(())
     }
+}
+
+/// The line about an operation that has not returned.
+pub(super) fn told(rank: usize, host: &str, Overdue { call, path, seconds }: &Overdue) -> String {
+    let (call, path, host) = (one_line(call), escaped(path), one_line(host));
+    format!("pcopy: rank {rank} ({host}): {call} of {path} has not returned for {seconds} s")
 }
 
 fn end_scan(coordinator: &mut Coordinator, scan: &mut Option<Scan>) {

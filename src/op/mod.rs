@@ -15,5 +15,6 @@ mod refusal;
 mod resolve;
 mod spill;
 mod summary;
+mod watchdog;
 
 pub use copy::copy;

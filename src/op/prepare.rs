@@ -25,6 +25,7 @@ use crate::sys::{
     rename, strip_acls, sync_dir,
 };
 use crate::types::{Maker, RelPath, Timestamp, escaped};
+use crate::watch;
 
 /// What of the copy is held open on rank 0.
 pub(super) struct Prepared {
@@ -62,6 +63,7 @@ pub(super) fn prepare(plan: &Plan, config: &Config, job: Job, started: Clock) ->
     if !plan.root_exists {
         DirBuilder::new().mode(UNFINISHED_DIR_MODE).create(&plan.root).map_err(|err| line(&plan.root, err))?;
     }
+    watch::begin_in(plan.root.as_os_str().as_bytes());
     let failed = |err: Errno| line(&plan.root, err.desc());
     let root = open_root(&plan.root).map_err(failed)?;
     let before = Meta::of(&root).map_err(failed)?;

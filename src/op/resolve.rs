@@ -21,6 +21,7 @@ use crate::proto::{Source, StatePlace};
 use crate::state::{self, JOB_NAME, SourceName};
 use crate::sys::{Meta, Mounts, Place, list, mode_before, open_root};
 use crate::types::{Kind, RelPath};
+use crate::watch;
 
 /// What the job will do.
 #[derive(Debug)]
@@ -91,6 +92,7 @@ pub fn resolve(config: &Config, policy: Policy) -> Result<Plan, Refusal> {
     let filter = choices::filter(config)?;
     let follow = choices::follows_arguments(config);
     let named = config.sources.iter().map(|path| examine(path, follow)).collect::<Result<Vec<_>, _>>()?;
+    watch::begin(config.destination.as_os_str().as_bytes(), b"");
     let lone_dir = match named.as_slice() {
         [Named { single: None, dir, .. }] => Some(dir.as_path()),
         _ => None,
@@ -213,6 +215,7 @@ fn source(named: &Named, target: &RelPath) -> Source {
 /// `follow`: a symbolic link stands for what it leads to, under its own name.
 fn examine(given: &Path, follow: bool) -> Result<Named, Refusal> {
     let bytes = given.as_os_str().as_bytes();
+    watch::begin(bytes, b"");
     let own_name = match given.components().next_back() {
         Some(Component::Normal(name)) => Some(name.as_bytes().to_vec()),
         _ => None,

@@ -31,6 +31,10 @@ impl Message {
             Self::Hello(hello) => check_hello(hello),
             Self::Work { tasks, .. } => tasks.iter().try_for_each(check_task),
             Self::Report(report) => check_report(report),
+            Self::Overdue(overdue) => overdue.iter().try_for_each(|operation| {
+                let is_short = operation.call.len() <= MAX_HOST_LEN && operation.path.len() <= MAX_NAME_LEN;
+                must(is_short, "an operation that is too long")
+            }),
             _ => Ok(()),
         }
     }

@@ -46,6 +46,8 @@ pub const MAX_TASKS: usize = 2 * MAX_BATCH_NAMES;
 /// Bytes of names, and directories, of a directory that a rank lists, at most, but for the last one of each.
 pub const MAX_LISTED_LEN: usize = 96 << 10;
 pub const MAX_LISTED_SUBDIRS: usize = 256;
+/// Operations that a rank tells of, at most.
+pub const MAX_OVERDUE: usize = 16;
 /// I/O threads of a rank, at most.
 pub const MAX_THREADS: u32 = 65535;
 
@@ -72,8 +74,11 @@ pub enum Message {
     Limit(Option<u64>),
     /// Rank 0 to all: leave what you have not begun, and break off what you have.
     Halt,
-    /// Rank 0 to all: there is no more work; the I/O threads end.
-    Stop,
+    /// A rank to rank 0: its operations that have not returned for long, from now on; the longest first.
+    Overdue(#[serde(deserialize_with = "at_most::<MAX_OVERDUE, _, _>")] Vec<Overdue>),
+    /// Rank 0 to all: there is no more work; the I/O threads end. With `abandon` those that do not end are left alone, and
+    /// what they still report is dropped.
+    Stop { abandon: bool },
     /// A rank to rank 0, after [`Message::Stop`]; or why it could not, in words.
     Stopped(Result<(), String>),
     /// Rank 0 to a rank: the next records, please, about so many bytes.
@@ -82,6 +87,17 @@ pub enum Message {
     Records { records: Records, last: bool },
     /// Rank 0 to all, last: the job is over.
     Bye,
+}
+
+/// An operation that has not returned for long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overdue {
+    /// By the name of the system call.
+    pub call: String,
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    /// Since it began, or since the entry moved its last block.
+    pub seconds: u64,
 }
 
 /// What a signal asks for.
@@ -332,6 +348,19 @@ pub enum Task {
         #[serde(deserialize_with = "at_most::<MAX_BATCH_NAMES, _, _>")]
         dirs: Vec<FinishedDir>,
     },
+}
+
+impl Task {
+    /// The entry that it is about; of several the directory that holds them, or the first one.
+    pub fn path(&self) -> Option<&RelPath> {
+        match self {
+            Self::List { dir, .. } | Self::Entries { dir, .. } | Self::Known { dir, .. } => Some(dir),
+            Self::Owner { path, .. } => Some(path),
+            Self::Range { file, .. } | Self::FinishFile { file, .. } | Self::Abandon { file, .. } => Some(&file.path),
+            Self::Links { owner, .. } => Some(owner),
+            Self::FinishDirs { dirs, .. } => dirs.first().map(|dir| &dir.path),
+        }
+    }
 }
 
 /// A file that is copied in ranges.

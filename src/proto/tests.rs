@@ -233,7 +233,11 @@ fn message() -> impl Strategy<Value = Message> {
                     private: vec![0, 7],
                 }))
             }),
-        Just(Message::Stop),
+        any::<bool>().prop_map(|abandon| Message::Stop { abandon }),
+        prop::collection::vec((".*", any::<Vec<u8>>(), any::<u64>()), 0..=MAX_OVERDUE).prop_map(|all| {
+            let overdue = |(call, path, seconds)| Overdue { call, path, seconds };
+            Message::Overdue(all.into_iter().map(overdue).collect())
+        }),
         Just(Message::Halt),
         prop::sample::select(vec![
             Signal::Terminate,

@@ -37,6 +37,7 @@ use crate::retry::Lag;
 use crate::state::{self, Standing};
 use crate::sys::{Errno, Reading, Unsynced};
 use crate::types::{DirPath, Failure, Kind, NameSet, Op, RelPath, Side};
+use crate::watch;
 
 /// The number of a directory in this job.
 pub type DirId = u64;
@@ -251,16 +252,32 @@ impl Scan {
         Ok(Self { events, shared, threads: handles })
     }
 
-    /// Waits for the threads, which end when everything was listed, or when they find that nobody listens any more.
+    /// Waits for the threads, which end when everything was listed.
     pub fn join(self) {
+        for thread in self.halt().0 {
+            // a panic has ended the job before
+            let _ = thread.join();
+        }
+    }
+
+    /// Lets the threads end: they find that nobody listens any more.
+    pub fn halt(self) -> Halting {
         let Self { events, shared, threads } = self;
         drop(events);
         shared.lock().over = true;
         shared.changed.notify_all();
-        for thread in threads {
-            // a panic has ended the job before
-            let _ = thread.join();
-        }
+        Halting(threads)
+    }
+}
+
+/// The threads of a scan that are to end.
+#[derive(Default)]
+pub struct Halting(Vec<JoinHandle<()>>);
+
+impl Halting {
+    /// Whether they have.
+    pub fn has_ended(&self) -> bool {
+        self.0.iter().all(JoinHandle::is_finished)
     }
 }
 
@@ -301,6 +318,7 @@ impl Scanner {
         }
         while let Some(pending) = self.next() {
             let listed = self.list(pending, 0).and_then(|()| self.send_if_late());
+            watch::end();
             self.shared.lock().busy -= 1;
             self.shared.changed.notify_all();
             if listed.is_err() {
@@ -341,6 +359,7 @@ impl Scanner {
     }
 
     fn keep(&mut self, event: ScanEvent) {
+        watch::goes_on();
         if self.kept.is_empty() {
             self.kept_since = Instant::now();
         }
@@ -385,6 +404,7 @@ impl Scanner {
     fn list(&mut self, pending: Pending, nested: usize) -> Result<(), Gone> {
         let Pending { id, parent, source, path: dir_path, ancestors, below: Below { selected, linked } } = pending;
         let path = dir_path.to_path();
+        watch::begin(path.as_bytes(), b"");
         let id = match id {
             Some(known) => known,
             None => {

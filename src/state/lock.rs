@@ -17,6 +17,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{Errno, Locked, Reading, create_new, lock_file, open_read, open_write, remove_file};
+use crate::watch;
 
 /// Its name in the state directory.
 pub(super) const NAME: &[u8] = b"lock";
@@ -188,6 +189,7 @@ impl Lock {
         let beat = move || {
             let mut this = this;
             while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                watch::begin(b".pcopy", NAME);
                 // a read that fails says nothing
                 if read(&at).is_ok_and(|bytes| holder(&bytes).is_none_or(|now| now.run != this.run)) {
                     lost_to.store(true, Ordering::Relaxed);
@@ -196,6 +198,7 @@ impl Lock {
                 this.beat += 1;
                 // without it others wait, and take over: that is noticed
                 let _ = file.write_all_at(&this.bytes(), 0);
+                watch::end();
             }
             this
         };

@@ -41,7 +41,7 @@ pub use mounts::{Mounts, Place};
 pub use nix::errno::Errno;
 pub use random::random_bytes;
 pub use share::share_blocks;
-pub use signal::{SignalFlag, catch_signal, ignore_signals, signal_number};
+pub use signal::{SignalFlag, catch_signal, ignore_signals, leave_signals_to_others, signal_number, stops_caught};
 pub use unsynced::Unsynced;
 pub use user::{Acting, act_as, gid_of, group_name, uid_of, user_name};
 pub use xattr::{

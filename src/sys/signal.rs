@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -32,7 +32,29 @@ impl SignalFlag {
     }
 }
 
+/// Leaves the signals that are caught to other threads: one that hangs in a call would take them and not run the handler.
+/// Threads that this one starts inherit it.
+pub fn leave_signals_to_others(leave: bool) {
+    use signal_number::{CPU_TIME, HANG_UP, INTERRUPT, POWER, TERMINATE, USER1, USER2};
+    let mut set = SigSet::empty();
+    let signals = [TERMINATE, INTERRUPT, USER1, USER2, HANG_UP, CPU_TIME, POWER].into_iter().map(Signal::try_from);
+    signals.filter_map(Result::ok).for_each(|signal| set.add(signal));
+    // it fails for a wrong number of what to do only
+    let _ = if leave { set.thread_block() } else { set.thread_unblock() };
+}
+
+/// Signals that were caught and ask for a stop.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+
+/// How many signals have come that ask for a stop: for who does not take the flags.
+pub fn stops_caught() -> u32 {
+    STOPS.load(Ordering::Relaxed)
+}
+
 extern "C" fn raise_flag(number: libc::c_int) {
+    if number != signal_number::USER2 {
+        STOPS.fetch_add(1, Ordering::Relaxed);
+    }
     if let Some(flag) = usize::try_from(number).ok().and_then(|number| RAISED.get(number)) {
         flag.store(true, Ordering::Relaxed);
     }
@@ -56,7 +78,7 @@ pub fn catch_signal(number: i32) -> Result<SignalFlag, Errno> {
     let signal = Signal::try_from(number)?;
     let flag = usize::try_from(number).ok().and_then(|number| RAISED.get(number)).ok_or(Errno::EINVAL)?;
     let action = SigAction::new(SigHandler::Handler(raise_flag), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing but store to an atomic that lives as long as the process.
+    // SAFETY: the handler does nothing but store to atomics that live as long as the process.
     let before = unsafe { sigaction(signal, &action) }?;
     if number == signal_number::HANG_UP && matches!(before.handler(), SigHandler::SigIgn) {
         // SAFETY: it is what was there before.

@@ -10,6 +10,7 @@ use crate::sys::{
     Buffer, End, Errno, Meta, Reading, errno_of_lost_write, next_data, open_read, open_write, share_blocks, sync_file,
 };
 use crate::types::{Call, Failure, Op, Verdict};
+use crate::watch;
 
 /// Bytes. Below it, direct I/O costs more than the page cache on every file system measured.
 const DIRECT_MIN_LEN: u64 = 1 << 20;
@@ -232,6 +233,9 @@ impl Mover {
                 }
                 at += len as u64;
                 self.task.bytes_moved += len as u64;
+                if at < data_end {
+                    watch::goes_on();
+                }
             }
         }
         Ok(Span::Copied)

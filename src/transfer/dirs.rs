@@ -12,6 +12,7 @@ use crate::scan::names_in;
 use crate::state::{private_name, remove_private_dir, remove_temporaries};
 use crate::sys::{Errno, Handle, Meta, Reading, open_dir_at, remove_dir};
 use crate::types::{Facts, Failure, Identity, Kind, Op, Outcome, RelPath};
+use crate::watch;
 
 impl Mover {
     /// Ends directories, in the order given.
@@ -22,6 +23,7 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
+            watch::begin(dir.path.as_bytes(), b"");
             let earlier = dir.recorded.as_ref().and_then(Earlier::of);
             if let Some(earlier) = earlier.filter(|earlier| self.is_as_recorded(source, &dir, earlier)) {
                 confirmed.push(earlier.number);

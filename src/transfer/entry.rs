@@ -16,6 +16,7 @@ use crate::policy::Existing;
 use crate::proto::{Known, Names, Owned, Returned, Sparse, TaskResult};
 use crate::sys::{End, Errno, Handle, Meta, create_new, open_read, read_link, remove_file, set_len};
 use crate::types::{Digest, Facts, Failure, Fate, Kind, LinkId, Loss, Op, Outcome, Partial, RelPath, Unkept};
+use crate::watch;
 
 /// How an attempt at an entry went.
 pub(super) enum Attempt {
@@ -89,6 +90,7 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
+            watch::begin(dir.as_bytes(), name);
             let attempt = self.retried(|me, again| {
                 let place = me.place_in(&mut dirs, name, again)?;
                 let attempt = me.copy_entry(source, &place, kind, (Links::Return, None), 0)?;
@@ -96,7 +98,7 @@ impl Mover {
             });
             match (attempt, &self.syncer) {
                 (Ok(Attempt::Written(facts, file)), Some(syncer)) => {
-                    syncer.add(number, *file);
+                    syncer.add(number, dir.join(name), *file);
                     written.insert(number, (name, facts));
                 }
                 (attempt, _) => returned.extend(self.end_attempt(dir.join(name), kind, attempt)),
@@ -143,6 +145,7 @@ impl Mover {
                 self.task.broken_off = true;
                 break;
             }
+            watch::begin(dir.as_bytes(), &known.name);
             let path = dir.join(&known.name);
             let earlier = known.entry.as_ref().and_then(Earlier::of);
             let attempt = self.retried(|me, again| {

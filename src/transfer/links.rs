@@ -8,6 +8,7 @@ use crate::guard::EXCHANGED;
 use crate::proto::{Returned, TaskResult};
 use crate::sys::{Errno, Handle, Meta, hold, link, read_link};
 use crate::types::{Call, Facts, Failure, Halt, Kind, Loss, Op, Outcome, RelPath, Verdict};
+use crate::watch;
 
 impl Mover {
     /// Links each path to the owner. Paths that the file system cannot link are handed back, to be copied.
@@ -30,6 +31,7 @@ impl Mover {
                 self.end(path, kind, Outcome::Done(facts.clone()));
                 continue;
             }
+            watch::begin(path.as_bytes(), b"");
             match self.retried(|me, _| me.make_link((source, kind), (owner, facts, &mut proven), &path)) {
                 // The owner itself was at the destination already.
                 Ok(_) if path == *owner => self.end_there(path, kind, facts.clone()),

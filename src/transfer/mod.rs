@@ -38,6 +38,7 @@ use crate::retry::Retry;
 use crate::scan::{Lister, Rooms, Roots, open_destination};
 use crate::sys::{Buffer, DirCache, Errno, Meta, Reading};
 use crate::types::{Failure, Kind, Op, Outcome, Record, RelPath, Side};
+use crate::watch;
 
 /// Times that a file is copied again because it changed while it was read.
 pub const MAX_ATTEMPTS: u8 = 3;
@@ -167,11 +168,13 @@ impl Mover {
     pub fn run(&mut self, id: u64, tasks: Vec<Task>) -> Report {
         let mut results = Vec::with_capacity(tasks.len());
         for (index, task) in (0..).zip(tasks) {
+            watch::begin(task.path().map_or(b"", RelPath::as_bytes), b"");
             results.push(self.run_unless_halted(task));
             if std::mem::take(&mut self.task.private) {
                 self.task.with_private.push(index);
             }
         }
+        watch::end();
         let log = std::mem::take(&mut self.task);
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.append(&log.records);

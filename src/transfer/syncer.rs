@@ -7,11 +7,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::{At, DEST};
 use crate::sys::{End, sync_file};
-use crate::types::{Failure, Op};
+use crate::types::{Failure, Op, RelPath};
+use crate::watch;
 
 /// Threads that make files durable, of one I/O thread. They end with it.
 pub(super) struct Syncer {
-    files: Sender<(usize, End)>,
+    files: Sender<(usize, RelPath, End)>,
     synced: Receiver<(usize, Result<(), Failure>)>,
 }
 
@@ -24,19 +25,26 @@ impl Syncer {
     /// # Errors
     /// Those of starting one.
     pub(super) fn start() -> io::Result<Self> {
-        let ((files, to_sync), (done, synced)) = (unbounded::<(usize, End)>(), unbounded());
+        let ((files, to_sync), (done, synced)) = (unbounded::<(usize, RelPath, End)>(), unbounded());
         for index in 0..Self::AT_ONCE {
             let (to_sync, done) = (to_sync.clone(), done.clone());
             // who hands files over is gone when nobody listens any more
-            let work = move || to_sync.iter().for_each(|(number, file)| drop(done.send((number, make_durable(file)))));
+            let work = move || {
+                for (number, path, file) in to_sync {
+                    watch::begin(path.as_bytes(), b"");
+                    let synced = make_durable(file);
+                    watch::end();
+                    let _ = done.send((number, synced));
+                }
+            };
             thread::Builder::new().name(format!("fsync {index}")).spawn(work)?;
         }
         Ok(Self { files, synced })
     }
 
     /// Has a file made durable and closed.
-    pub(super) fn add(&self, number: usize, file: End) {
-        self.files.send((number, file)).expect("its threads live as long as it does");
+    pub(super) fn add(&self, number: usize, path: RelPath, file: End) {
+        self.files.send((number, path, file)).expect("its threads live as long as it does");
     }
 
     /// Waits for one of those that were added.

@@ -10,6 +10,7 @@ use super::Event;
 use crate::journal::{Batch, Journal, Recorder};
 use crate::proto::Trouble;
 use crate::transfer::Node;
+use crate::watch;
 
 /// What the thread is told.
 enum Order {
@@ -65,6 +66,7 @@ fn keep(
     events: &Sender<Event>,
 ) -> Journal {
     for order in orders {
+        watch::begin(b"what is made durable", b"");
         let event = match order {
             Order::Sync(seq) => Event::Synced(seq, node.sync().map_err(|err| Trouble::from(&err.into()))),
             Order::Commit(seq, items) => {
@@ -73,6 +75,7 @@ fn keep(
                 Event::Committed(seq, written.map_err(|err| Trouble::from(&err)))
             }
         };
+        watch::end();
         if events.send(event).is_err() {
             break;
         }

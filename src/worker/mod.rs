@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
@@ -21,7 +21,8 @@ use keeper::Keeper;
 use crate::comm::{self, Comm, Pause, ReceiveError};
 use crate::journal::{Entries, Header, Journal, Recorder};
 use crate::proto::{
-    Checkpoint, Durability, Hello, Job, MAX_RECORDS_LEN, Message, Records, Report, StatePlace, Task, Trouble,
+    Checkpoint, Durability, Hello, Job, MAX_OVERDUE, MAX_RECORDS_LEN, Message, Overdue, Records, Report, StatePlace,
+    Task, Trouble,
 };
 use crate::scan::{MAX_SCAN_THREADS, Rooms, Roots};
 use crate::signals::{SignalError, Signals};
@@ -29,6 +30,10 @@ use crate::state;
 use crate::sys::{DirCache, act_as, is_loaded};
 use crate::transfer::{Mover, Node, Throttle, open_marked, reading};
 use crate::types::Stats;
+use crate::watch;
+
+/// What has not returned for so long when a rank is to leave it alone is told.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// A rank that takes part in the job.
 pub struct Worker {
@@ -43,6 +48,10 @@ pub struct Worker {
     threads: Vec<JoinHandle<()>>,
     roots: Roots,
     sorted: Option<Entries>,
+    /// Threads were left alone: what they still tell is dropped.
+    abandoned: bool,
+    /// When rank 0 was last told, or not, what has not returned for long; and whether there was anything.
+    overdue: (Instant, bool),
 }
 
 /// What this rank's other threads tell the one that speaks MPI.
@@ -208,6 +217,8 @@ impl Worker {
             threads: handles,
             roots,
             sorted: None,
+            abandoned: false,
+            overdue: (Instant::now(), false),
         };
         Ok((hello(comm, threads, syncs, None), worker))
     }
@@ -228,9 +239,12 @@ impl Worker {
             Message::Checkpoint(step) => self.checkpoint(comm, &step)?,
             Message::Limit(bytes_per_s) => self.throttle.set(bytes_per_s),
             Message::Halt => self.halt.store(true, Ordering::Relaxed),
-            Message::Stop if self.tasks.is_none() => return Err(WorkerError::Unexpected("a second end")),
-            Message::Stop => {
-                let stopped = self.stop();
+            Message::Stop { .. } if self.tasks.is_none() => return Err(WorkerError::Unexpected("a second end")),
+            Message::Stop { abandon } => {
+                if abandon {
+                    send_overdue(comm, watch::overdue(SHORT));
+                }
+                let stopped = self.stop(abandon);
                 comm.send(0, &Message::Stopped(stopped));
                 // rank 0 joins the sum when it has heard of all
                 if comm.rank() != 0 {
@@ -270,10 +284,35 @@ impl Worker {
     pub fn send_events(&mut self, comm: &mut Comm) -> bool {
         let mut any = false;
         while let Ok(event) = self.events.try_recv() {
-            send_event(comm, event);
+            self.send_event(comm, event);
             any = true;
         }
+        self.tell_overdue(comm);
         any
+    }
+
+    fn send_event(&self, comm: &mut Comm, event: Event) {
+        let message = match event {
+            Event::Report(_) if self.abandoned => return,
+            Event::Report(report) => Message::Report(report),
+            Event::Synced(seq, result) => Message::Checkpoint(Checkpoint::Synced(seq, result)),
+            Event::Committed(seq, result) => Message::Checkpoint(Checkpoint::Committed(seq, result)),
+        };
+        comm.send(0, &message);
+    }
+
+    /// Tells rank 0 now and then what has not returned for long; and once when nothing is left of it.
+    fn tell_overdue(&mut self, comm: &mut Comm) {
+        const INTERVAL: Duration = Duration::from_secs(2);
+        let (looked, any) = self.overdue;
+        if looked.elapsed() < INTERVAL || self.abandoned {
+            return;
+        }
+        let overdue = watch::overdue(watch::LONG);
+        self.overdue = (Instant::now(), !overdue.is_empty());
+        if any || !overdue.is_empty() {
+            send_overdue(comm, overdue);
+        }
     }
 
     /// Waits for the other threads, as long as the pause says.
@@ -306,7 +345,7 @@ impl Worker {
         match event {
             Ok(event) => {
                 pause.reset();
-                send_event(comm, event);
+                self.send_event(comm, event);
             }
             Err(RecvTimeoutError::Timeout) => {}
             // all threads have ended, as they do before the records are read
@@ -315,9 +354,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Ends the I/O threads, which have nothing left to do.
-    fn stop(&mut self) -> Result<(), String> {
+    /// Ends the I/O threads, which have nothing left to do; or leaves alone those that do not end.
+    fn stop(&mut self, abandon: bool) -> Result<(), String> {
         self.tasks = None;
+        if abandon {
+            self.abandoned = true;
+            self.threads.clear();
+        }
         let panicked = self.threads.drain(..).map(JoinHandle::join).filter(Result::is_err).count();
         if panicked > 0 { Err("an I/O thread panicked".into()) } else { Ok(()) }
     }
@@ -357,13 +400,9 @@ fn wait_for_room(recorder: &Mutex<Recorder>, halt: &AtomicBool) {
     }
 }
 
-fn send_event(comm: &mut Comm, event: Event) {
-    let message = match event {
-        Event::Report(report) => Message::Report(report),
-        Event::Synced(seq, result) => Message::Checkpoint(Checkpoint::Synced(seq, result)),
-        Event::Committed(seq, result) => Message::Checkpoint(Checkpoint::Committed(seq, result)),
-    };
-    comm.send(0, &message);
+fn send_overdue(comm: &mut Comm, mut overdue: Vec<Overdue>) {
+    overdue.truncate(MAX_OVERDUE);
+    comm.send(0, &Message::Overdue(overdue));
 }
 
 /// Where this rank keeps its records; `None` for memory, and for a dry run, which has no state.

@@ -21,6 +21,7 @@ mod file_system_proof;
 mod file_systems;
 mod filters;
 mod flags;
+mod hangs;
 mod hostile_dirs;
 mod hostile_links;
 mod hostile_proof;

@@ -199,6 +199,7 @@ fn a_job_whose_rank_dies_before_the_others_have_met_it_is_requeued_and_completes
     scene.wait_for_requeue(&job);
     assert!(died.exists());
     scene.wait(&job, "the end", || scene.slurm.state(&job) == "COMPLETED");
+    assert!(scene.task.dst.exists(), "{}\n{}", scene.log(), scene.slurm.logs());
     oracle::assert_none(&oracle::differences(&scene.task.real_src, &scene.task.dst, Aspects::ALL), &scene.log());
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -170,6 +170,10 @@ struct State {
     /// How long an fsync of an entry takes, and how many are being served.
     fsync_ms: AtomicU64,
     fsyncs: AtomicU64,
+    /// Calls that do not return, by the names that they are about; how many have hung so far.
+    hangs: Mutex<Vec<(Call, OsString)>>,
+    lifted: Condvar,
+    hung: AtomicU64,
     /// Requests of the kernel, by their names.
     requests: Mutex<BTreeMap<&'static str, u64>>,
     /// And which users have asked for each.
@@ -213,8 +217,20 @@ impl Control {
         self.0.fsync_ms.store(delay_ms, Ordering::Relaxed);
     }
 
+    /// A call about an entry of this name does not return until all is lifted.
+    pub fn hang(&self, call: Call, name: &str) {
+        self.0.hangs.lock().unwrap().push((call, name.into()));
+    }
+
+    /// How many calls have not returned.
+    pub fn hung(&self) -> u64 {
+        self.0.hung.load(Ordering::SeqCst)
+    }
+
     /// No trouble any more, as much room as there is, and no delay.
     pub fn lift(&self) {
+        self.0.hangs.lock().unwrap().clear();
+        self.0.lifted.notify_all();
         self.0.troubles.lock().unwrap().clear();
         *self.0.room.lock().unwrap() = None;
         self.delay(0);
@@ -253,6 +269,15 @@ impl Control {
 
     /// Whether this call fails, with what, and whether data goes with it.
     fn meets(&self, call: Call, name: &OsStr) -> Option<(i32, bool)> {
+        let mut hangs = self.0.hangs.lock().unwrap();
+        let is_meant = |hangs: &[(Call, OsString)]| hangs.iter().any(|(other, of)| *other == call && of == name);
+        if is_meant(&hangs) {
+            self.0.hung.fetch_add(1, Ordering::SeqCst);
+            while is_meant(&hangs) {
+                hangs = self.0.lifted.wait(hangs).unwrap();
+            }
+        }
+        drop(hangs);
         let counter = match call {
             Call::Read => Some(&self.0.reads),
             Call::Write => Some(&self.0.writes),
