@@ -14,7 +14,7 @@ use super::collect::{Collected, Target, collect};
 use super::lead::{Incoming, Lead, LeadError, Stop};
 use super::limit::Limit;
 use super::prepare::{Prepared, prepare};
-use super::refusal::shown;
+use super::refusal::{Unprepared, shown};
 use super::resolve::{Plan, resolve};
 use super::spill::Spill;
 use super::summary::Summary;
@@ -54,9 +54,13 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     watch::end();
     let (plan, job, prepared) = match planned {
         Ok(prepared) => prepared,
-        Err(line) => {
+        Err(Unprepared { line, no_space }) => {
             display.print(&format!("pcopy: {line}"));
-            return Ok(refuse(Lead::new(comm, None, display, signals)));
+            if no_space {
+                display.print("pcopy: make space there, or raise the quota, then run the same command again");
+            }
+            let refused = refuse(Lead::new(comm, None, display, signals));
+            return Ok(if no_space { ExitCode::Stopped } else { refused });
         }
     };
     for note in plan.notes.iter().chain(&prepared.notes) {
@@ -149,7 +153,7 @@ fn say_how_to_go_on(display: &Display, plan: &Plan, stop: Option<Stop>) {
 }
 
 /// What is to be done, and the first writes.
-fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), String> {
+fn plan(config: &Config, started: Clock) -> Result<(Plan, Job, Prepared), Unprepared> {
     let policy = choices::policy(config).map_err(|refusal| refusal.to_string())?;
     let _acting =
         act_as(policy.run_as).map_err(|err| format!("--uid, --gid: acting as another user: {}", err.desc()))?;
@@ -348,7 +352,7 @@ fn run(
             summary.stats = Stats { recopied, resumed, resumed_bytes, retries, ..stats };
             lead.explain_changes(&summary.stats, job.policy.changes);
             summary.unsaid = unsaid;
-            let cleaned = prepared.complete(&job, has_base);
+            let cleaned = prepared.complete(&job, has_base, stats.errors);
             if let Err((what, err)) = &cleaned {
                 lead.display.print(&format!("pcopy: error: {what}: {err}"));
             }

@@ -12,14 +12,14 @@ use jiff::Timestamp as Clock;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::recall::{Recalled, recall};
-use super::refusal::shown;
+use super::refusal::{Unprepared, is_for_space, shown};
 use super::resolve::Plan;
 use crate::cli::Config;
 use crate::journal::{BaseWriter, Header, LoadError, remove_journals};
 use crate::manifest::Place;
 use crate::proto::{Job, Source, StatePlace};
 use crate::scan::Recorded;
-use crate::state::{self, Lock, is_marker, marker_name, previous_name, private_name, remove_temporaries};
+use crate::state::{self, Lock, LockError, is_marker, marker_name, previous_name, private_name, remove_temporaries};
 use crate::sys::{
     DirCache, Errno, Handle, Meta, Mounts, UNFINISHED_DIR_MODE, close, create_new, open_root, remove_dir, remove_file,
     rename, strip_acls, sync_dir,
@@ -55,16 +55,19 @@ pub(super) type Trouble = (String, std::io::Error);
 ///
 /// # Errors
 /// One line; what was made is gone again.
-pub(super) fn prepare(plan: &Plan, config: &Config, job: Job, started: Clock) -> Result<(Prepared, Job), String> {
+pub(super) fn prepare(plan: &Plan, config: &Config, job: Job, started: Clock) -> Result<(Prepared, Job), Unprepared> {
     if job.policy.dry_run {
         let manifest = manifest_place(plan, None)?;
         return Ok((Prepared { root: None, before: None, state: None, manifest, notes: Vec::new() }, job));
     }
     if !plan.root_exists {
-        DirBuilder::new().mode(UNFINISHED_DIR_MODE).create(&plan.root).map_err(|err| line(&plan.root, err))?;
+        DirBuilder::new()
+            .mode(UNFINISHED_DIR_MODE)
+            .create(&plan.root)
+            .map_err(|err| Unprepared::at(&plan.root, err))?;
     }
     watch::begin_in(plan.root.as_os_str().as_bytes());
-    let failed = |err: Errno| line(&plan.root, err.desc());
+    let failed = |err: Errno| Unprepared::at(&plan.root, err);
     let root = open_root(&plan.root).map_err(failed)?;
     let before = Meta::of(&root).map_err(failed)?;
     // its end takes it back
@@ -96,9 +99,9 @@ fn prepare_in(
     root: &OwnedFd,
     job: Job,
     started: Clock,
-) -> Result<(Prepared, Job), String> {
+) -> Result<(Prepared, Job), Unprepared> {
     if !plan.root_exists && job.policy.strips_inherited_acls() {
-        strip_acls(Handle::Open(root.as_fd()), false).map_err(|err| line(&plan.root, err.desc()))?;
+        strip_acls(Handle::Open(root.as_fd()), false).map_err(|err| Unprepared::at(&plan.root, err))?;
     }
     let mut notes = Vec::new();
     let mut state = match plan.state_dir() {
@@ -146,24 +149,27 @@ fn take_state(
     path: &Path,
     (new, started): (&Job, Clock),
     notes: &mut Vec<String>,
-) -> Result<State, String> {
+) -> Result<State, Unprepared> {
     let dir = match &plan.state {
         Some(StatePlace::At(_)) => state::make_at(path),
         _ => state::make(root.as_fd()),
     };
-    let dir = dir.map_err(|err| line(path, err.desc()))?;
+    let dir = dir.map_err(|err| Unprepared::at(path, err))?;
     let waiting =
         |host: &str| notes.push(format!("{}: a run on {host} had the lock; it gave no sign of life", shown(path)));
-    let copy = dir.try_clone().map_err(|err| line(path, err))?;
+    let copy = dir.try_clone().map_err(|err| Unprepared::at(path, err))?;
     // a job's first run has the job's number, and was killed before it could write that down if its marker is there
     let bury = |run| remove_markers(root, Some(&dir), run);
     // the new number is of this run, whichever job it takes up: unlike any other
-    let lock = Lock::take(copy, new.id, waiting, bury).map_err(|err| line(path, err))?;
+    let lock = Lock::take(copy, new.id, waiting, bury).map_err(|err| {
+        let no_space = matches!(&err, LockError::Io(err) if is_for_space(err));
+        Unprepared { line: line(path, err), no_space }
+    })?;
     match recall(&dir, plan, config, (new.id, new.secret), started) {
         Ok(recalled) => Ok(State { dir, lock, recalled }),
         Err(err) => {
             let _ = lock.release();
-            Err(err)
+            Err(err.into())
         }
     }
 }
@@ -175,13 +181,13 @@ impl State {
     }
 }
 
-fn manifest_place(plan: &Plan, state: Option<&OwnedFd>) -> Result<Option<Place>, String> {
+fn manifest_place(plan: &Plan, state: Option<&OwnedFd>) -> Result<Option<Place>, Unprepared> {
     let Some(path) = &plan.manifest else {
         let in_state = state.map(|dir| dir.try_clone().map(|dir| Place { dir, name: state::MANIFEST_NAME.to_vec() }));
-        return in_state.transpose().map_err(|err| line(&plan.root, err));
+        return in_state.transpose().map_err(|err| Unprepared::at(&plan.root, err));
     };
     let parent = path.parent().expect("a manifest's path was resolved");
-    let dir = open_root(parent).map_err(|err| line(parent, err.desc()))?;
+    let dir = open_root(parent).map_err(|err| Unprepared::at(parent, err))?;
     Ok(Some(Place { dir, name: path.file_name().expect("a manifest has a name").as_bytes().to_vec() }))
 }
 
@@ -195,12 +201,12 @@ struct Marker {
 }
 
 /// Makes the marker in the copy's root and in the state directory: others may exchange the names of both.
-fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<Marker, String> {
+fn make_markers(plan: &Plan, root: &OwnedFd, state: Option<&OwnedFd>, job_id: u64) -> Result<Marker, Unprepared> {
     let name = marker_name(job_id);
     let marker =
-        make_marker(root.as_fd(), &name).map_err(|err| line(&plan.root.join(state::os_name(&name)), err.desc()))?;
+        make_marker(root.as_fd(), &name).map_err(|err| Unprepared::at(&plan.root.join(state::os_name(&name)), err))?;
     if let (Some(dir), Some(path)) = (state, plan.state_dir()) {
-        make_marker(dir.as_fd(), &name).map_err(|err| line(&path, err.desc()))?;
+        make_marker(dir.as_fd(), &name).map_err(|err| Unprepared::at(&path, err))?;
     }
     Ok(marker)
 }
@@ -362,12 +368,12 @@ impl Prepared {
         BaseWriter::create(state.dir.try_clone()?, header).map(Some)
     }
 
-    /// The manifest has its name, and the base too if `has_base`: the journals have served. Removes what earlier runs have
+    /// The manifest has its name, and the base too if `has_base`: the journals have served; `errors` entries failed. Removes what earlier runs have
     /// left where no directory's end does it.
     ///
     /// # Errors
     /// What failed, and why.
-    pub(super) fn complete(self, job: &Job, has_base: bool) -> Result<(), Trouble> {
+    pub(super) fn complete(self, job: &Job, has_base: bool, errors: u64) -> Result<(), Trouble> {
         self.remove_private_dir(job);
         if let (Some(root), Some(before)) = (&self.root, &self.before)
             && lends(before)
@@ -395,7 +401,7 @@ impl Prepared {
             }
         }
         let mut job = state.recalled.file;
-        job.complete = true;
+        (job.complete, job.errors) = (true, errors);
         job.abandoned.clear();
         job.write(&state.dir).map_err(|err| (shown(Path::new(state::JOB_NAME)), err))?;
         if has_base {

@@ -113,10 +113,12 @@ fn go_on(dir: &OwnedFd, path: &Path, mut old: JobFile) -> Result<Recalled, Strin
     let mut notes: Vec<_> = loaded.notes.iter().map(|note| format!("{place}: {note}")).collect();
     old.runs = old.runs.max(loaded.generation);
     let entries = loaded.base.len();
-    notes.push(if old.complete {
-        format!(
-            "{place}: the copy was complete; what is unchanged by size and mtime is left (--restart copies all again)"
-        )
+    let left = "what is unchanged by size and mtime is left (--restart copies all again)";
+    notes.push(if old.complete && old.errors > 0 {
+        let errors = old.errors;
+        format!("{place}: the copy came to its end with {errors} errors, which are tried again; {left}")
+    } else if old.complete {
+        format!("{place}: the copy was complete; {left}")
     } else {
         let (began, run) = (&old.started, old.runs + 1);
         format!("{place}: going on with the job that began {began} (run {run}); {entries} entries are recorded")

@@ -54,11 +54,19 @@ pub struct JobFile {
     pub options: BTreeMap<String, Value>,
     pub runs: u32,
     pub complete: bool,
+    /// Entries that failed in the run that came to the end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub errors: u64,
     #[serde(default, with = "hex_list")]
     pub abandoned: Vec<u64>,
     /// What a newer version has written beside.
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A source as the user gave it. Two are equal when they lead to the same place, by whatever words.
@@ -114,6 +122,7 @@ impl JobFile {
             options,
             runs: 0,
             complete: false,
+            errors: 0,
             abandoned: Vec::new(),
             rest: BTreeMap::new(),
         }

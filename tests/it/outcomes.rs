@@ -275,7 +275,11 @@ impl Scene {
             // What was struck is outside of both trees: before the job begins.
             Some(2) if struck.is_empty() => true,
             Some(2 | 70) => any(&[Most::End]) || struck.iter().any(|(_, side, path)| kind(*side, path).entry == "top"),
-            Some(75) => any(&[Most::Stop, Most::End]),
+            Some(75) => {
+                let for_space = |call: &Call| matches!(call.struck.as_deref(), Some("ENOSPC" | "EDQUOT"));
+                any(&[Most::Stop, Most::End])
+                    || struck.iter().any(|(call, side, path)| for_space(call) && kind(*side, path).entry == "top")
+            }
             _ => false,
         };
         if !is_explained {

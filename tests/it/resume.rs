@@ -310,6 +310,7 @@ fn an_entry_that_failed_is_tried_again() {
     job(2).run(&operands).assert_code(1);
     oracle::assert_none(&unfinished(&case.place.state), "after a run with failed entries");
     let again = job(1).run(&operands);
+    again.assert_says("the copy came to its end with 2 errors, which are tried again");
     assert_eq!(number(&told::json(again.assert_code(1)), "errors"), 2);
     in_the_way.iter().for_each(|path| fs::remove_dir_all(path).unwrap());
     let outcome = case.place.complete(&job(2), &operands);

@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use libc::{
-    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
-    SIGXFSZ,
-};
+use libc::{SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use tempfile::TempDir;
 
 use crate::support::fuse::{Faults, FuseMount};
@@ -180,19 +177,6 @@ fn signals_that_say_nothing_of_the_job_change_nothing() {
     let outcome = running.wait();
     outcome.assert_code(0);
     scene.task.assert_complete(&outcome);
-}
-
-#[test]
-fn signals_that_end_a_process_leave_a_copy_that_goes_on() {
-    let options = ["-k", "64K", "-b", "16K", "--threads", "1", "--json"];
-    for signal in [SIGQUIT, SIGALRM, SIGVTALRM, SIGPROF] {
-        let scene = need!(scene_of(Moment::SmallFiles, Job::alone().options(options)));
-        let outcome = send(scene.start_until(Moment::SmallFiles), 1, &[(0, signal)], "alone");
-        assert_eq!(outcome.code(), None, "{}", outcome.told());
-        assert!(!scene.task.state().join("manifest.jsonl").exists(), "{}", outcome.told());
-        scene.fuse.control().lift();
-        scene.task.assert_completes();
-    }
 }
 
 #[test]
