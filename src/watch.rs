@@ -1,7 +1,7 @@
 //! What each thread of this process is at, and since when: to tell which operation does not return.
 //!
-//! A thread says which entry it begins, and each block that it has moved. Which call it is in, and on which file, tells the
-//! kernel: proc_pid_syscall(5). Nothing here asks a file system.
+//! A thread says which entry it begins, and each block that it has moved. The kernel tells which call it is in, and on which
+//! file: proc_pid_syscall(5). Nothing here asks a file system.
 
 use std::cell::OnceCell;
 use std::os::unix::ffi::OsStrExt;

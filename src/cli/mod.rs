@@ -246,7 +246,7 @@ pub struct Cli {
     time_limit: Option<Duration>,
 
     /// How long before the time limit, or before the end of the Slurm job, to stop [default: a tenth of the time, at most
-    /// 60s]; and how long any stop may take [default: 60s]
+    /// 60s]; and how long any stop may take [default: 5m]
     #[arg(help_heading = RESUMING, long, value_name = "TIME", value_parser = parse_duration)]
     grace: Option<Duration>,
 

@@ -68,6 +68,14 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     }
     display.set_trees(&job.sources, plan.root.as_os_str().as_bytes());
     let mut lead = Lead::new(comm, None, display, signals);
+    if let Some((limit, grace)) = time_limit(config, started) {
+        if grace >= limit {
+            lead.display.note("less time is left than --grace: stopping at once");
+        }
+        lead.deadline = Some(limit.saturating_sub(grace));
+        lead.grace = grace;
+    }
+    lead.grace = config.grace.unwrap_or(lead.grace);
     let hellos = match greet(&mut lead, &job) {
         Err(err) if err.stop().is_some() => give_up(&lead, &plan, &err),
         Err(err) => return Err(err),
@@ -105,14 +113,6 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     }
     note_space(&mut lead.display, &plan);
     lead.hosts = hellos.iter().map(|hello| hello.host.clone()).collect();
-    if let Some((limit, grace)) = time_limit(config, started) {
-        if grace >= limit {
-            lead.display.note("less time is left than --grace: stopping at once");
-        }
-        lead.deadline = Some(limit.saturating_sub(grace));
-        lead.grace = grace;
-    }
-    lead.grace = config.grace.unwrap_or(lead.grace);
     let mut summary = match run(&mut lead, &plan, &job, config, prepared, &hellos, started) {
         Err(err) if err.stop().is_some() => give_up(&lead, &plan, &err),
         summary => summary?,

@@ -110,7 +110,9 @@ impl LeadError {
 
 /// How long a stop waits for what is under way, at most; and all of it, if the user has not said `--grace`.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-pub const GRACE: Duration = Duration::from_secs(60);
+pub const GRACE: Duration = Duration::from_secs(300);
+/// The same, at least: a checkpoint of a healthy file system takes some seconds.
+const MIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Signals within this time are one: launchers pass them on to every rank.
 pub const ONE_SIGNAL: Duration = Duration::from_secs(2);
 /// Operations that are told at once.
@@ -129,8 +131,10 @@ pub struct Lead<'a> {
     pub deadline: Option<Duration>,
     /// The job is to stop, or has stopped.
     pub stop: Option<Stop>,
-    /// When it was told to, since its start; and when for the last time.
-    stopped_at: Option<(Duration, Duration)>,
+    /// When it was told to, since its start.
+    stopped_at: Option<Duration>,
+    /// When the last signal came that somebody sent to stop it.
+    signalled_at: Option<Duration>,
     /// How often it was told to again.
     urged: u32,
     /// How long a stop may take.
@@ -174,6 +178,7 @@ impl<'a> Lead<'a> {
             deadline: None,
             stop: None,
             stopped_at: None,
+            signalled_at: None,
             urged: 0,
             grace: GRACE,
             abandons: false,
@@ -193,8 +198,9 @@ impl<'a> Lead<'a> {
             // the first one is the reason
             signal => {
                 let now = self.display.elapsed();
-                if let Some((_, last)) = self.stopped_at.as_mut().filter(|(_, last)| now - *last > ONE_SIGNAL) {
-                    *last = now;
+                // the kernel repeats some by itself
+                let is_wish = !matches!(signal, Signal::CpuTime | Signal::PowerFails);
+                if is_wish && self.signalled_at.replace(now).is_some_and(|last| now - last > ONE_SIGNAL) {
                     self.urged += 1;
                 }
                 self.stop.get_or_insert(Stop::Signal(signal));
@@ -204,14 +210,14 @@ impl<'a> Lead<'a> {
 
     /// Whether a stop waits no longer for what is under way.
     fn has_given_up(&self) -> bool {
-        let since = self.stopped_at.map(|(at, _)| self.display.elapsed().saturating_sub(at));
-        self.urged > 0 || since.is_some_and(|since| since >= PATIENCE.min(self.grace / 2))
+        let since = self.stopped_at.map(|at| self.display.elapsed().saturating_sub(at));
+        self.urged > 0 || since.is_some_and(|since| since >= (self.grace / 2).clamp(MIN_PATIENCE, PATIENCE))
     }
 
     /// Whether a stop waits no longer for anything.
     fn is_out_of_time(&self) -> bool {
-        let since = self.stopped_at.map(|(at, _)| self.display.elapsed().saturating_sub(at));
-        self.urged > 1 || since.is_some_and(|since| since >= self.grace)
+        let since = self.stopped_at.map(|at| self.display.elapsed().saturating_sub(at));
+        self.urged > 1 || since.is_some_and(|since| since >= self.grace.max(PATIENCE))
     }
 
     fn take_overdue(&mut self, from: usize, overdue: Vec<Overdue>) {
@@ -252,8 +258,7 @@ impl<'a> Lead<'a> {
             self.stop.get_or_insert(Stop::TimeLimit);
         }
         if self.stop.is_some() && self.stopped_at.is_none() {
-            let now = self.display.elapsed();
-            self.stopped_at = Some((now, now));
+            self.stopped_at = Some(self.display.elapsed());
         }
         watch::looks_around();
     }

@@ -1,10 +1,12 @@
 //! Ends the job where the thread that leads it hangs in a call to a file system: it sees neither signals nor the clock then.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
 
 use super::lead::{GRACE, ONE_SIGNAL, PATIENCE, told};
 use crate::comm;
@@ -15,6 +17,14 @@ use crate::watch;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// Who ends the job: nobody yet, its first thread, or this one.
+const WATCHING: u8 = 0;
+const OVER: u8 = 1;
+const ENDING: u8 = 2;
+
+const TOLD: &str = "pcopy: error: told to stop, and rank 0 is busy or hangs; what was copied since the last checkpoint \
+                    is copied again";
+
 /// The thread that watches, and takes the signals of the process. It ends when this is dropped.
 pub(super) struct Watchdog {
     shared: Arc<Shared>,
@@ -22,7 +32,7 @@ pub(super) struct Watchdog {
 
 struct Shared {
     host: String,
-    over: AtomicBool,
+    state: AtomicU8,
     limits: Mutex<Limits>,
 }
 
@@ -41,7 +51,7 @@ impl Watchdog {
     /// Those of starting a thread.
     pub(super) fn start(host: &str) -> std::io::Result<Self> {
         let limits = Mutex::new(Limits { deadline: None, grace: GRACE });
-        let shared = Arc::new(Shared { host: host.to_string(), over: AtomicBool::new(false), limits });
+        let shared = Arc::new(Shared { host: host.to_string(), state: AtomicU8::new(WATCHING), limits });
         watch::looks_around();
         let watched = Arc::clone(&shared);
         thread::Builder::new().name("watchdog".into()).spawn(move || watched.watch())?;
@@ -58,14 +68,17 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         leave_signals_to_others(false);
-        self.shared.over.store(true, Ordering::Relaxed);
+        while !self.shared.turn_to(OVER) {
+            // the other thread is about to end the job
+            thread::sleep(INTERVAL);
+        }
     }
 }
 
 impl Shared {
     fn watch(&self) {
         let (mut stopped, mut has_told) = (None, false);
-        while !self.over.load(Ordering::Relaxed) {
+        while self.state.load(Ordering::SeqCst) == WATCHING {
             thread::sleep(INTERVAL);
             let Limits { deadline, grace } = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
             let silent = watch::not_looked_for();
@@ -73,29 +86,44 @@ impl Shared {
             {
                 stopped = Some((Instant::now(), stops_caught()));
             }
-            if silent > watch::LONG && !has_told {
-                has_told = true;
-                self.tell(watch::LONG);
+            let is_long = silent > watch::LONG;
+            if is_long && !has_told {
+                say(self.lines(watch::LONG));
             }
+            has_told = is_long;
             let Some((since, signals)) = stopped else { continue };
             let is_urged = since.elapsed() > ONE_SIGNAL && stops_caught() > signals;
-            let patience = if is_urged { ONE_SIGNAL } else { grace.min(2 * PATIENCE) };
-            if silent > patience && since.elapsed() > patience && !self.over.load(Ordering::Relaxed) {
-                self.tell(Duration::from_secs(1));
-                say(
-                    "pcopy: error: told to stop, and rank 0 hangs; what was copied since the last checkpoint is copied again",
-                );
+            let patience = if is_urged { ONE_SIGNAL } else { grace.clamp(PATIENCE, 2 * PATIENCE) };
+            // from here on the first thread does not leave
+            let is_over = silent > patience && since.elapsed() > patience;
+            if is_over && self.turn_to(ENDING) {
+                let mut lines = self.lines(Duration::from_secs(1));
+                lines.push(TOLD.to_owned());
+                say(lines);
                 comm::abort(ExitCode::Stopped.number());
             }
         }
     }
 
-    fn tell(&self, longer: Duration) {
-        watch::overdue(longer).iter().for_each(|operation| say(&told(0, &self.host, operation)));
+    /// Whether this is the first who decides how it ends.
+    fn turn_to(&self, state: u8) -> bool {
+        self.state.compare_exchange(WATCHING, state, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn lines(&self, longer: Duration) -> Vec<String> {
+        watch::overdue(longer).iter().map(|operation| told(0, &self.host, operation)).collect()
     }
 }
 
-/// A closed stderr must not become a panic.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Writes lines to stderr, and does not wait for long: the first thread may hang in that too.
+fn say(lines: Vec<String>) {
+    let (done, said) = bounded(1);
+    let write = move || {
+        // a closed stderr must not become a panic
+        lines.iter().for_each(|line| drop(writeln!(std::io::stderr(), "{line}")));
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("stderr".into()).spawn(write).is_ok() {
+        let _ = said.recv_timeout(Duration::from_secs(1));
+    }
 }

@@ -16,7 +16,7 @@ use crate::support::sys;
 use crate::support::tree::{self, KIB, MIB, noise_file, temp};
 
 /// From the first signal to the end of all ranks, at most: the grace period of these runs, and time for the launcher.
-const ENDS_WITHIN: Duration = Duration::from_secs(15);
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {

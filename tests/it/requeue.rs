@@ -17,7 +17,7 @@ use crate::support::skip::{Missing, need};
 use crate::support::slurm::Slurm;
 use crate::support::tree::{self, temp};
 
-const WITHIN: Duration = Duration::from_secs(45);
+const WITHIN: Duration = Duration::from_secs(120);
 
 /// A copy in Slurm that takes ten seconds and more, until it is let go.
 struct Scene {

@@ -216,6 +216,8 @@ impl FuseMount {
     /// Whether it is unmounted for good.
     fn end(&mut self) -> bool {
         let Some(session) = self.session.take() else { return true };
+        // A thread of a session that hangs would never be joined.
+        self.faults.control.let_go();
         let gone = unmount(&self.path);
         // The threads of one that is still busy serve on, or whoever holds it would hang.
         if gone && let Err(error) = session.join() {

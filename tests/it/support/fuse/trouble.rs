@@ -227,10 +227,15 @@ impl Control {
         self.0.hung.load(Ordering::SeqCst)
     }
 
-    /// No trouble any more, as much room as there is, and no delay.
-    pub fn lift(&self) {
+    /// What hangs returns.
+    pub fn let_go(&self) {
         self.0.hangs.lock().unwrap().clear();
         self.0.lifted.notify_all();
+    }
+
+    /// No trouble any more, as much room as there is, and no delay.
+    pub fn lift(&self) {
+        self.let_go();
         self.0.troubles.lock().unwrap().clear();
         *self.0.room.lock().unwrap() = None;
         self.delay(0);
