@@ -12,11 +12,11 @@ pub mod policy;
 pub mod proto;
 
 // effects: files, records, messages
+pub mod watch;
+
 pub mod sys;
 
 pub mod retry;
-
-pub mod watch;
 
 pub mod state;
 

@@ -75,7 +75,7 @@ fn raise_open_files_limit() {
 /// before one may leave with an exit code: else the launcher may kill the one that speaks.
 fn speak_once(launcher: &Launcher, code: i32, speak: impl FnOnce() -> Result<()>) -> Result<i32> {
     let speak = || match speak().and_then(|()| Ok(io::stdout().flush()?)) {
-        // a reader who has gone wants no more
+        // EPIPE on stdout (for example "pcopy --help | head") is not an error
         Err(err) if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) => {
             Ok(())
         }

@@ -23,7 +23,7 @@ pub struct Display {
     incomplete_below: u64,
     /// The two trees, for whole paths in messages.
     sources: Vec<Source>,
-    /// The first source by the first name of its place; of the copy's root by an empty one.
+    /// The first of the sources that are copied to a name in the copy's root, by that name; to the root itself, by "".
     by_name: HashMap<Vec<u8>, usize>,
     destination: Vec<u8>,
 }
@@ -60,7 +60,7 @@ impl Display {
         self.started.elapsed()
     }
 
-    /// Says how far the job is, if it is time, or if it was `asked`. Whether it was said in a line of its own.
+    /// Says how far the job is, if it is time, or if it was `asked`. Returns whether it printed a line (and did not move the bar).
     pub fn tick(&mut self, asked: bool, progress: impl FnOnce() -> Progress) -> bool {
         let passed = match self.is_time() {
             Some(passed) => passed,
@@ -170,7 +170,7 @@ impl Display {
     }
 }
 
-/// Writes to stdout. A reader who has gone wants no more: that is no error.
+/// Writes to stdout. EPIPE (for example "pcopy --dry-run | head") is not an error.
 ///
 /// # Errors
 /// Those of write(2).

@@ -1,7 +1,8 @@
-//! What each thread of this process is at, and since when: to tell which operation does not return.
+//! Which entry each thread of this process works on, and since when: to report operations that do not return.
 //!
-//! A thread says which entry it begins, and each block that it has moved. The kernel tells which call it is in, and on which
-//! file: proc_pid_syscall(5). Nothing here asks a file system.
+//! A thread notes each entry that it begins, and each block that it has moved. The kernel tells which call it is in, and on which
+//! file: proc_pid_syscall(5). Nothing here calls a file system other than
+//! procfs.
 
 use std::cell::OnceCell;
 use std::os::unix::ffi::OsStrExt;
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 use crate::proto::Overdue;
 use crate::types::MAX_NAME_LEN;
 
-/// An operation that has not returned for so long is told while the job runs.
+/// Operations that have not returned for this long are reported while the job runs.
 pub const LONG: Duration = Duration::from_secs(30);
 
-/// The threads that have begun anything.
+/// One slot for each thread that has called [`begin`].
 static SLOTS: Mutex<Vec<Weak<Slot>>> = Mutex::new(Vec::new());
 
 struct Slot {
@@ -25,9 +26,9 @@ struct Slot {
 
 #[derive(Default)]
 struct At {
-    /// As far as it is known; below the copy's root.
+    /// The entry, relative to the copy's root, or an absolute path.
     path: Vec<u8>,
-    /// `None` for a thread that has nothing to do.
+    /// `None` while the thread works on nothing.
     since: Option<Instant>,
 }
 
@@ -61,14 +62,14 @@ pub fn begin(dir: &[u8], name: &[u8]) {
     });
 }
 
-/// This thread begins with entries of a directory that it does not name one by one.
+/// This thread begins with entries of a directory, which it does not note one by one.
 pub fn begin_in(dir: &[u8]) {
     begin(&[dir, b"/"].concat(), b"");
 }
 
-/// This thread goes on with the same entry: something has returned.
+/// This thread goes on with the same entry: a call has returned.
 pub fn goes_on() {
-    with_own(|at| at.since = Some(Instant::now()));
+    with_own(|at| at.since = at.since.map(|_| Instant::now()));
 }
 
 /// This thread has nothing to do.
@@ -92,14 +93,14 @@ impl Slot {
         };
         let (call, about) = match std::fs::read_to_string(format!("/proc/self/task/{}/syscall", self.thread)) {
             Ok(line) => call(&line)?,
-            // gone, or not told: the entry is known
+            // The thread has ended, or the kernel has no such file. The entry is reported without the call.
             Err(_) => ("an operation", About::Unknown),
         };
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
         let opened = |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
         let known = match about {
             About::File(fd) => opened(fd).map(|file| file.into_os_string().into_encoded_bytes()),
-            // some of them can be about the open file itself
+            // statx, newfstatat and utimensat can be about the open file itself.
             About::EntryOf(fd) => {
                 opened(fd).map(|dir| match dir.file_name().is_some_and(|own| own.as_bytes() == name) {
                     true => dir.into_os_string().into_encoded_bytes(),
@@ -153,7 +154,7 @@ const IN_DIRECTORY: [(i64, &str); 12] = [
     (libc::SYS_utimensat, "utimes"),
     (libc::SYS_fchownat, "chown"),
 ];
-/// Calls in which a thread waits for another one, or for its time.
+/// Calls in which a thread waits for another thread, or sleeps.
 const WAITS: [i64; 3] = [libc::SYS_futex, libc::SYS_nanosleep, libc::SYS_clock_nanosleep];
 
 /// What a call is about.
@@ -168,7 +169,7 @@ enum About {
 /// The call of a line of `/proc/PID/syscall`, and what it is about; `None` where the thread only waits for another one.
 fn call(line: &str) -> Option<(&'static str, About)> {
     let mut words = line.split_whitespace();
-    // "running", or -1 outside of a call: a library may wait in a loop
+    // "running", or -1 outside of a system call. libioil waits in a loop.
     let number: i64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(-1);
     if WAITS.contains(&number) {
         return None;
@@ -183,7 +184,7 @@ fn call(line: &str) -> Option<(&'static str, About)> {
     })
 }
 
-/// When the thread that speaks MPI last looked around, in milliseconds since the start of the process.
+/// When the thread that speaks MPI last looked at signals, clock and messages, in milliseconds since [`STARTED`].
 static LOOKED: AtomicU64 = AtomicU64::new(0);
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -191,12 +192,12 @@ fn now_ms() -> u64 {
     u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The thread that speaks MPI looks around.
+/// Notes that the thread that speaks MPI looks at signals, clock and messages.
 pub fn looks_around() {
     LOOKED.store(now_ms(), Ordering::Relaxed);
 }
 
-/// For how long it has not.
+/// The time since the last call of [`looks_around`].
 pub fn not_looked_for() -> Duration {
     Duration::from_millis(now_ms().saturating_sub(LOOKED.load(Ordering::Relaxed)))
 }

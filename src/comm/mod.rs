@@ -296,16 +296,17 @@ pub fn abort(code: c_int) -> ! {
     std::process::abort()
 }
 
-/// MPICH's `MPI_Abort` of a job of one rank does not tell its launcher, hydra. That waits for the process, which may hang in
-/// a call that does not return, for ever. The line is that of PMI 1, which hydra speaks.
+/// Tells MPICH's launcher, hydra, that a job of one rank aborts, by a line of its protocol (PMI 1). `MPI_Abort` (MPICH 4.0)
+/// does not send it for one rank, and hydra then waits until the process has ended. A process with a thread in a call that
+/// does not return cannot end.
 fn tell_hydra(code: c_int) {
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|has| has == value);
     let fd = std::env::var("PMI_FD").ok().and_then(|fd| fd.parse::<c_int>().ok());
-    // hydra's own variable; Slurm's PMI 2 has other lines
+    // Set by hydra alone. Slurm sets PMI_FD too, and speaks PMI 2.
     let is_hydra = std::env::var_os("MPI_LOCALNRANKS").is_some();
     let Some(fd) = fd.filter(|_| is_hydra && is("PMI_SIZE", "1")) else { return };
     let line = format!("cmd=abort exitcode={code}\n");
-    // SAFETY: the bytes live until the call returns; a descriptor that is none is an error, which changes nothing.
+    // SAFETY: the bytes live until the call returns; write(2) to a number that is no descriptor fails.
     unsafe { libc::write(fd, line.as_ptr().cast(), line.len()) };
     thread::sleep(Duration::from_millis(100));
 }

@@ -18,6 +18,7 @@ use super::writer::write_group;
 use super::{Encoded, GROUP_HEADER_LEN, HEADER_LEN, Header, Item, PREFIX};
 use crate::sys::{Reading, close, create_new, names_in, open_read, remove_file, rename, sync_dir};
 use crate::types::{Loss, Outcome, Partial, Record, RelPath, escaped};
+use crate::watch;
 
 const NAME: &[u8] = b"base";
 const NEW_NAME: &[u8] = b"base.new";
@@ -542,6 +543,7 @@ impl Groups {
         let (mut file, spans) = self.into_spans();
         let mut item = Encoded::default();
         for (offset, len) in spans {
+            watch::goes_on();
             file.seek(SeekFrom::Start(offset))?;
             let mut items = BufReader::with_capacity(256 << 10, &file);
             let (mut at, end) = (offset, offset + len);

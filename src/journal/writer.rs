@@ -82,7 +82,7 @@ pub struct Journal {
 }
 
 struct Place {
-    /// `None` for a file without a name, which is gone with the process.
+    /// `None`: the journal is a file without a name, which the kernel removes when the process ends.
     dir: Option<Arc<OwnedFd>>,
     header: Header,
     /// Made with the first group: a run that is refused leaves nothing.
@@ -100,7 +100,7 @@ impl Journal {
         Self { place, memory: Vec::new(), spans: Vec::new() }
     }
 
-    /// For one run alone: in a file without a name, in the directory for temporary files (`TMPDIR`).
+    /// A journal that no later run reads: a file without a name in the directory for temporary files (`TMPDIR`).
     pub fn nameless(header: Header) -> Self {
         let place = Place { dir: None, header, file: None, end: 0, durable: false };
         Self { place: Some(place), memory: Vec::new(), spans: Vec::new() }

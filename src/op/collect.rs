@@ -38,7 +38,7 @@ pub(super) struct Collected {
     pub(super) stats: Stats,
     /// The base is durable under its name.
     pub(super) has_base: bool,
-    /// Why not all that was to be said of the entries could be.
+    /// The error of writing a dry run's lines to stdout, if there was one.
     pub(super) unsaid: Option<std::io::Error>,
 }
 

@@ -54,13 +54,13 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     watch::end();
     let (plan, job, prepared) = match planned {
         Ok(prepared) => prepared,
-        Err(Unprepared { line, no_space }) => {
+        Err(Unprepared { line, works_later }) => {
             display.print(&format!("pcopy: {line}"));
-            if no_space {
-                display.print("pcopy: make space there, or raise the quota, then run the same command again");
+            if works_later {
+                display.print("pcopy: see to that, then run the same command again");
             }
             let refused = refuse(Lead::new(comm, None, display, signals));
-            return Ok(if no_space { ExitCode::Stopped } else { refused });
+            return Ok(if works_later { ExitCode::Stopped } else { refused });
         }
     };
     for note in plan.notes.iter().chain(&prepared.notes) {
@@ -102,7 +102,7 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
         }
         lead.display.print(&format!("pcopy: error: {err}"));
         say_how_to_go_on(&lead.display, &plan, stop);
-        prepared.leave(&job);
+        prepared.leave(&job, false);
         lead.send_to_all(&Message::Bye);
         lead.comm.flush();
         return Ok(ExitCode::Stopped);
@@ -123,13 +123,13 @@ pub fn copy(comm: &mut Comm, config: &Config) -> Result<ExitCode, LeadError> {
     say_how_to_go_on(&lead.display, &plan, summary.stop);
     let code = say(&mut summary, config.output, &lead.display);
     if lead.abandons {
-        // a process with a call that does not return cannot end, and launchers wait for it
+        // A process with a thread in a call that does not return cannot end, and MPI_Finalize lets the launcher wait for it.
         comm::abort(code.number());
     }
     Ok(code)
 }
 
-/// Ends all ranks at once: nobody can be told to make more durable.
+/// Ends all ranks at once. There is no last checkpoint.
 fn give_up(lead: &Lead<'_>, plan: &Plan, err: &LeadError) -> ! {
     lead.display.print(&format!("pcopy: error: {err}; what was copied since the last checkpoint is copied again"));
     say_how_to_go_on(&lead.display, plan, err.stop());
@@ -170,8 +170,8 @@ fn refuse(mut lead: Lead<'_>) -> ExitCode {
     ExitCode::Refused
 }
 
-/// Since the start of this run, when its time is over, by its time limit or the end of the Slurm job; and how long before
-/// that it stops by itself.
+/// The time from the start of this run to its time limit or to the end of the Slurm job, whichever comes first; and how long
+/// before that the run stops by itself.
 fn time_limit(config: &Config, started: Clock) -> Option<(Duration, Duration)> {
     let job_end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| end.parse().ok());
     let now = u64::try_from(started.as_second()).unwrap_or(0);
@@ -247,9 +247,10 @@ fn greet(lead: &mut Lead<'_>, job: &Job) -> Result<Result<Vec<Hello>, String>, L
     };
     let mut hellos: Vec<Option<Hello>> = vec![None; lead.comm.size()];
     hellos[0] = Some(own);
+    lead.awaited = (1..lead.comm.size()).collect();
     for _ in 1..lead.comm.size() {
         match lead.next_of_any()? {
-            (from, Incoming::Hello(hello)) if hellos[from].is_none() => hellos[from] = Some(hello),
+            (from, Incoming::Hello(hello)) if lead.awaited.remove(&from) => hellos[from] = Some(hello),
             (from, _) => return Err(LeadError::Unexpected(from, "a message before its greeting")),
         }
     }
@@ -363,14 +364,14 @@ fn run(
                 (true, _, _) => ExitCode::EntriesFailed,
             };
         }
-        // a rank does not answer: nothing can be ended in order
+        // A rank does not answer, so that MPI_Finalize would wait for ever.
         Err(err @ LeadError::GaveUp { .. }) => return Err(err),
         Err(err) if stop.is_some() => {
             if !matches!(err, LeadError::Halted) {
                 lead.display.print(&format!("pcopy: error: {err}"));
             }
             (summary.stop, summary.manifest) = (stop, None);
-            prepared.leave(&job);
+            prepared.leave(&job, lead.abandons);
         }
         Err(err) => return Err(err),
     }
@@ -448,7 +449,7 @@ fn say_choices(display: &Display, plan: &Plan, config: &Config, hellos: &[Hello]
     ));
 }
 
-/// Says how the job ended; its exit code, which tells too whether that could be said.
+/// Writes the summary to stdout. Returns the exit code of the job: 1 instead of 0 if that failed.
 fn say(summary: &mut Summary, output: Output, display: &Display) -> ExitCode {
     let text = match output {
         Output::Nothing => String::new(),

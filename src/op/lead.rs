@@ -56,8 +56,8 @@ pub enum LeadError {
     State(String, std::io::Error),
     #[error("the manifest {0}: {1}")]
     Manifest(String, std::io::Error),
-    #[error("told to stop, and this does not end: {phase}")]
-    GaveUp { stop: Stop, phase: &'static str },
+    #[error("told to stop, and this does not end: {phase}{awaited}")]
+    GaveUp { stop: Stop, phase: &'static str, awaited: String },
 }
 
 /// Why a job stops before its end; the same command goes on.
@@ -108,14 +108,15 @@ impl LeadError {
     }
 }
 
-/// How long a stop waits for what is under way, at most; and all of it, if the user has not said `--grace`.
+/// After a stop, threads whose call does not return are abandoned after half of the grace period, at most after this time.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The grace period of a stop without `--grace`, where no time limit gives another one.
 pub const GRACE: Duration = Duration::from_secs(300);
-/// The same, at least: a checkpoint of a healthy file system takes some seconds.
+/// They are abandoned after this time at the earliest, however short the grace period is.
 const MIN_PATIENCE: Duration = Duration::from_secs(2);
-/// Signals within this time are one: launchers pass them on to every rank.
+/// Signals within this time count as one. Launchers send one to every rank.
 pub const ONE_SIGNAL: Duration = Duration::from_secs(2);
-/// Operations that are told at once.
+/// Operations that are printed at a time, at most.
 const MAX_TOLD: usize = 16;
 
 /// Rank 0: its messages, its own share of the work, what it says.
@@ -131,21 +132,23 @@ pub struct Lead<'a> {
     pub deadline: Option<Duration>,
     /// The job is to stop, or has stopped.
     pub stop: Option<Stop>,
-    /// When it was told to, since its start.
+    /// When the stop began, since the start of the job.
     stopped_at: Option<Duration>,
-    /// When the last signal came that somebody sent to stop it.
+    /// When the last signal came that asks for a stop, since the start of the job; not SIGXCPU and SIGPWR.
     signalled_at: Option<Duration>,
-    /// How often it was told to again.
+    /// Further signals that ask for a stop.
     urged: u32,
-    /// How long a stop may take.
+    /// The longest time from the beginning of a stop to the end of the job.
     pub grace: Duration,
-    /// What does not return is left alone.
+    /// Threads whose call does not return are abandoned.
     pub abandons: bool,
-    /// Of each rank what has not returned for long.
+    /// Operations that have not returned for 30 s, by rank.
     overdue: BTreeMap<usize, Vec<Overdue>>,
-    /// Those that were told.
+    /// Rank and path of the operations that were printed when they were new.
     told_overdue: BTreeSet<(usize, Vec<u8>)>,
-    /// The ranks' nodes.
+    /// Ranks that were asked for something and have not answered.
+    pub awaited: BTreeSet<usize>,
+    /// The host of each rank, once all have greeted.
     pub hosts: Vec<String>,
     /// Since the last checkpoint nothing could be written down.
     pub unrecorded: bool,
@@ -184,6 +187,7 @@ impl<'a> Lead<'a> {
             abandons: false,
             overdue: BTreeMap::new(),
             told_overdue: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             hosts: Vec::new(),
             unrecorded: false,
             asked: false,
@@ -198,7 +202,7 @@ impl<'a> Lead<'a> {
             // the first one is the reason
             signal => {
                 let now = self.display.elapsed();
-                // the kernel repeats some by itself
+                // the kernel sends SIGXCPU again each second
                 let is_wish = !matches!(signal, Signal::CpuTime | Signal::PowerFails);
                 if is_wish && self.signalled_at.replace(now).is_some_and(|last| now - last > ONE_SIGNAL) {
                     self.urged += 1;
@@ -208,13 +212,13 @@ impl<'a> Lead<'a> {
         }
     }
 
-    /// Whether a stop waits no longer for what is under way.
+    /// Whether threads whose call does not return are to be abandoned now.
     fn has_given_up(&self) -> bool {
         let since = self.stopped_at.map(|at| self.display.elapsed().saturating_sub(at));
         self.urged > 0 || since.is_some_and(|since| since >= (self.grace / 2).clamp(MIN_PATIENCE, PATIENCE))
     }
 
-    /// Whether a stop waits no longer for anything.
+    /// Whether the grace period is over, or two more signals have come: the job ends without a checkpoint.
     fn is_out_of_time(&self) -> bool {
         let since = self.stopped_at.map(|at| self.display.elapsed().saturating_sub(at));
         self.urged > 1 || since.is_some_and(|since| since >= self.grace.max(PATIENCE))
@@ -222,7 +226,7 @@ impl<'a> Lead<'a> {
 
     fn take_overdue(&mut self, from: usize, overdue: Vec<Overdue>) {
         for operation in &overdue {
-            // those of a stop are told together
+            // in a stop they are printed all at once
             let is_new = !self.abandons && self.told_overdue.len() < MAX_TOLD;
             if is_new && self.told_overdue.insert((from, operation.path.clone())) {
                 self.tell(from, operation);
@@ -239,7 +243,17 @@ impl<'a> Lead<'a> {
         self.display.print(&told(rank, host, operation));
     }
 
-    /// Tells what has not returned, of all ranks.
+    /// The ranks that have not answered, for a line.
+    fn awaited(&self) -> String {
+        let ranks: Vec<_> = self.awaited.iter().take(MAX_TOLD).map(ToString::to_string).collect();
+        match (ranks.is_empty(), self.awaited.len() > MAX_TOLD) {
+            (true, _) => String::new(),
+            (false, false) => format!("; no answer of rank {}", ranks.join(", ")),
+            (false, true) => format!("; no answer of rank {} and others", ranks.join(", ")),
+        }
+    }
+
+    /// Prints the operations of all ranks that have not returned.
     fn tell_overdue(&self) {
         let all = || self.overdue.iter().flat_map(|(rank, overdue)| overdue.iter().map(|operation| (*rank, operation)));
         all().take(MAX_TOLD).for_each(|(rank, operation)| self.tell(rank, operation));
@@ -305,7 +319,7 @@ impl<'a> Lead<'a> {
             self.pause.reset();
             let incoming = match message {
                 Message::Hello(hello) => Incoming::Hello(hello),
-                // of a thread that was left alone
+                // from a thread that was abandoned
                 Message::Report(_) if self.abandons => continue,
                 Message::Report(report) => Incoming::Report(report),
                 Message::Checkpoint(
@@ -353,7 +367,7 @@ impl<'a> Lead<'a> {
             }
             if let Some(stop) = self.stop.filter(|_| self.is_out_of_time()) {
                 self.tell_overdue();
-                return Err(LeadError::GaveUp { stop, phase: self.phase });
+                return Err(LeadError::GaveUp { stop, phase: self.phase, awaited: self.awaited() });
             }
             self.display.tick_phase(self.phase, std::mem::take(&mut self.asked));
             match &mut self.worker {
@@ -603,10 +617,10 @@ impl<'a> Lead<'a> {
     pub fn stop(&mut self, checkpoints: &mut Checkpoints) -> Result<Stats, LeadError> {
         self.phase = "making what was copied durable";
         self.send_to_all(&Message::Stop { abandon: self.abandons });
-        let mut running: BTreeSet<usize> = (0..self.comm.size()).collect();
-        while !running.is_empty() {
+        self.awaited = (0..self.comm.size()).collect();
+        while !self.awaited.is_empty() {
             match self.next_of_any()? {
-                (from, Incoming::Stopped(Ok(()))) if running.remove(&from) => {}
+                (from, Incoming::Stopped(Ok(()))) if self.awaited.remove(&from) => {}
                 (_, Incoming::Stopped(Err(_))) => return Err(WorkerError::Thread.into()),
                 (from, Incoming::Checkpoint(answer)) => self.take_checkpoint(checkpoints, from, &answer)?,
                 (from, _) => return Err(LeadError::Unexpected(from, "a message after the end")),

@@ -7,8 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use crate::policy::RunAs;
+use crate::state::DIR_NAME;
 use crate::sys::{Errno, Reading, act_as, open_read};
 use crate::types::{human_bytes, parse_rate};
+use crate::watch;
 
 /// In the state directory.
 pub(super) const FILE_NAME: &str = "limit-rate";
@@ -89,6 +91,13 @@ pub(super) fn shown(rate: Option<u64>) -> String {
 /// What the file says; `None` without a file.
 fn read(dir: &OwnedFd, reads_as: RunAs) -> std::io::Result<Option<String>> {
     let _acting = act_as(reads_as)?;
+    watch::begin(DIR_NAME, FILE_NAME.as_bytes());
+    let text = read_as(dir);
+    watch::end();
+    text
+}
+
+fn read_as(dir: &OwnedFd) -> std::io::Result<Option<String>> {
     let file = match open_read(dir.as_fd(), FILE_NAME.as_bytes(), Reading::default()) {
         Ok(file) => File::from(file),
         Err(Errno::ENOENT) => return Ok(None),

@@ -33,7 +33,7 @@ pub(super) struct Written {
     pub(super) manifest: Option<Writer>,
     /// `None` also when there was no space for it: the journals hold the same.
     pub(super) base: Option<BaseWriter>,
-    /// Why not all that was to be said could be.
+    /// The error of writing to stdout, if there was one. Nothing is written to stdout after it.
     pub(super) unsaid: Option<io::Error>,
     pub(super) stats: Stats,
 }

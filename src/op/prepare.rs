@@ -162,8 +162,12 @@ fn take_state(
     let bury = |run| remove_markers(root, Some(&dir), run);
     // the new number is of this run, whichever job it takes up: unlike any other
     let lock = Lock::take(copy, new.id, waiting, bury).map_err(|err| {
-        let no_space = matches!(&err, LockError::Io(err) if is_for_space(err));
-        Unprepared { line: line(path, err), no_space }
+        let works_later = match &err {
+            LockError::Io(err) => is_for_space(err),
+            LockError::Ending(_) => true,
+            LockError::Held(_) => false,
+        };
+        Unprepared { line: line(path, err), works_later }
     })?;
     match recall(&dir, plan, config, (new.id, new.secret), started) {
         Ok(recalled) => Ok(State { dir, lock, recalled }),
@@ -419,9 +423,12 @@ impl Prepared {
         }
     }
 
-    /// The job stopped before its end: everything stays for the next run.
-    pub(super) fn leave(self, job: &Job) {
+    /// The job stopped before its end: everything stays for the next run. With `keep_lock` the lock stays too, until this
+    /// process has ended: it has threads in calls that may still change the copy.
+    pub(super) fn leave(self, job: &Job, keep_lock: bool) {
         self.remove_private_dir(job);
-        self.state.into_iter().for_each(State::release);
+        if !keep_lock {
+            self.state.into_iter().for_each(State::release);
+        }
     }
 }

@@ -14,32 +14,32 @@ use crate::types::escaped;
 #[error("{0}")]
 pub struct Refusal(pub(super) String);
 
-/// Why a job has not begun, though it may be one that can.
+/// Why a job has not begun.
 #[derive(Debug)]
 pub(super) struct Unprepared {
-    /// One line, as of a refusal.
+    /// The line for the user.
     pub(super) line: String,
-    /// There was no room for what comes first, on a full file system or by a quota: the same command may work later.
-    pub(super) no_space: bool,
+    /// The same command may work later: the exit code is 75, not 2.
+    pub(super) works_later: bool,
 }
 
 impl From<String> for Unprepared {
     fn from(line: String) -> Self {
-        Self { line, no_space: false }
+        Self { line, works_later: false }
     }
 }
 
 impl Unprepared {
-    /// Of a call that failed on a path.
+    /// A call on `path` failed with `err`.
     pub(super) fn at(path: &Path, err: impl Into<io::Error>) -> Self {
         let err = err.into();
         let errno = err.raw_os_error().map(Errno::from_raw);
         let what = errno.map_or_else(|| err.to_string(), |errno| errno.desc().to_string());
-        Self { line: format!("{}: {what}", shown(path)), no_space: is_for_space(&err) }
+        Self { line: format!("{}: {what}", shown(path)), works_later: is_for_space(&err) }
     }
 }
 
-/// Whether a call failed for want of room.
+/// Whether a call failed because a file system or a quota is full.
 pub(super) fn is_for_space(err: &io::Error) -> bool {
     err.raw_os_error().and_then(Stop::of_errno) == Some(Stop::NoSpace)
 }

@@ -385,13 +385,13 @@ fn check_overlap(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<()
     check_overwritten(named, targets, plan)
 }
 
-/// What goes to a directory must not replace a part of another source there.
+/// Refuses a source that lies in the copy of another source, at a name which that one has too: it would be overwritten.
 fn check_overwritten(named: &[Named], targets: &[RelPath], plan: &Plan) -> Result<(), Refusal> {
     let mut copied: HashMap<PathBuf, Vec<&Named>> = HashMap::new();
     for (source, target) in named.iter().zip(targets).filter(|(named, _)| named.single.is_none()) {
         copied.entry(copy_of(plan, target)).or_default().push(source);
     }
-    // by the copy and the name in it: many sources may lie in one directory
+    // Pairs of a copy and a name in it. Thousands of sources may lie in one directory, which needs one look.
     let mut looked_at: HashSet<(&Path, &OsStr)> = HashSet::new();
     for other in named {
         let mut below = other.dir.as_path();

@@ -27,7 +27,7 @@ pub(super) struct Summary {
     pub(super) dry_run: bool,
     /// Why it stopped before its end.
     pub(super) stop: Option<Stop>,
-    /// Why not all that was to be said of the entries could be.
+    /// The error of writing a dry run's lines to stdout, if there was one.
     pub(super) unsaid: Option<std::io::Error>,
     pub(super) code: ExitCode,
 }

@@ -1,4 +1,5 @@
-//! Ends the job where the thread that leads it hangs in a call to a file system: it sees neither signals nor the clock then.
+//! Ends the job where the first thread of rank 0 hangs in a call to a file system. That thread handles the signals and the
+//! time limit otherwise.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,12 +15,14 @@ use crate::sys::{leave_signals_to_others, stops_caught};
 use crate::types::ExitCode;
 use crate::watch;
 
-/// Between two looks.
+/// The time between two looks at the first thread.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Who ends the job: nobody yet, its first thread, or this one.
+/// Values of `Shared::state`. The first thread has not ended its work.
 const WATCHING: u8 = 0;
+/// The first thread has ended its work, and ends the job.
 const OVER: u8 = 1;
+/// The watchdog ends the job.
 const ENDING: u8 = 2;
 
 const TOLD: &str = "pcopy: error: told to stop, and rank 0 is busy or hangs; what was copied since the last checkpoint \
@@ -40,7 +43,7 @@ struct Shared {
 struct Limits {
     /// When the job has to stop by itself.
     deadline: Option<Instant>,
-    /// How long a stop may take.
+    /// The longest time from the beginning of a stop to the end of the job.
     grace: Duration,
 }
 
@@ -69,7 +72,7 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         leave_signals_to_others(false);
         while !self.shared.turn_to(OVER) {
-            // the other thread is about to end the job
+            // The watchdog is about to call MPI_Abort.
             thread::sleep(INTERVAL);
         }
     }
@@ -94,7 +97,7 @@ impl Shared {
             let Some((since, signals)) = stopped else { continue };
             let is_urged = since.elapsed() > ONE_SIGNAL && stops_caught() > signals;
             let patience = if is_urged { ONE_SIGNAL } else { grace.clamp(PATIENCE, 2 * PATIENCE) };
-            // from here on the first thread does not leave
+            // From here on the first thread waits in `drop`, so that MPI_Finalize and MPI_Abort do not run at once.
             let is_over = silent > patience && since.elapsed() > patience;
             if is_over && self.turn_to(ENDING) {
                 let mut lines = self.lines(Duration::from_secs(1));
@@ -105,7 +108,7 @@ impl Shared {
         }
     }
 
-    /// Whether this is the first who decides how it ends.
+    /// Changes the state from `WATCHING`; false if it has been changed before.
     fn turn_to(&self, state: u8) -> bool {
         self.state.compare_exchange(WATCHING, state, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
@@ -115,7 +118,8 @@ impl Shared {
     }
 }
 
-/// Writes lines to stderr, and does not wait for long: the first thread may hang in that too.
+/// Writes lines to stderr from a thread of its own, and waits for it for a second: stderr may be on the file system that
+/// hangs.
 fn say(lines: Vec<String>) {
     let (done, said) = bounded(1);
     let write = move || {

@@ -46,7 +46,7 @@ pub const MAX_TASKS: usize = 2 * MAX_BATCH_NAMES;
 /// Bytes of names, and directories, of a directory that a rank lists, at most, but for the last one of each.
 pub const MAX_LISTED_LEN: usize = 96 << 10;
 pub const MAX_LISTED_SUBDIRS: usize = 256;
-/// Operations that a rank tells of, at most.
+/// Operations in one [`Message::Overdue`], at most.
 pub const MAX_OVERDUE: usize = 16;
 /// I/O threads of a rank, at most.
 pub const MAX_THREADS: u32 = 65535;
@@ -74,10 +74,11 @@ pub enum Message {
     Limit(Option<u64>),
     /// Rank 0 to all: leave what you have not begun, and break off what you have.
     Halt,
-    /// A rank to rank 0: its operations that have not returned for long, from now on; the longest first.
+    /// A rank to rank 0: all of its operations that have not returned for long, the longest first. Replaces the list that it
+    /// sent before.
     Overdue(#[serde(deserialize_with = "at_most::<MAX_OVERDUE, _, _>")] Vec<Overdue>),
-    /// Rank 0 to all: there is no more work; the I/O threads end. With `abandon` those that do not end are left alone, and
-    /// what they still report is dropped.
+    /// Rank 0 to all: there is no more work; the I/O threads end. With `abandon` nobody waits for
+    /// them, and their later reports are not sent.
     Stop { abandon: bool },
     /// A rank to rank 0, after [`Message::Stop`]; or why it could not, in words.
     Stopped(Result<(), String>),
@@ -92,11 +93,11 @@ pub enum Message {
 /// An operation that has not returned for long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overdue {
-    /// By the name of the system call.
+    /// The name of the system call, for the user.
     pub call: String,
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
-    /// Since it began, or since the entry moved its last block.
+    /// Seconds since its thread began the entry, or moved the last block of it.
     pub seconds: u64,
 }
 
@@ -351,7 +352,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// The entry that it is about; of several the directory that holds them, or the first one.
+    /// The entry of the task. For several entries: their directory, or the first one.
     pub fn path(&self) -> Option<&RelPath> {
         match self {
             Self::List { dir, .. } | Self::Entries { dir, .. } | Self::Known { dir, .. } => Some(dir),

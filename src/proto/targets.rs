@@ -10,7 +10,7 @@ use crate::types::RelPath;
 pub struct Targets {
     /// Sources whose contents go straight into the copy's root.
     at_root: usize,
-    /// By the first name of their place.
+    /// Sources that are copied to a name in the copy's root, or below it, counted by that name.
     named: HashMap<Vec<u8>, usize>,
 }
 
@@ -26,8 +26,8 @@ impl Targets {
         targets
     }
 
-    /// How many sources have entries in this directory of the copy, or below it; at most, where a place is deeper than one
-    /// name, which none that [`resolve`](crate::op) makes is.
+    /// How many sources have entries in this directory of the copy, or below it. A source whose place is deeper than one name
+    /// counts for all directories below the first name; no command line leads to such a place.
     pub fn meeting_at(&self, dir: &RelPath) -> usize {
         let named = match dir.first_name() {
             None => self.named.values().sum(),

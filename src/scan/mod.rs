@@ -260,7 +260,7 @@ impl Scan {
         }
     }
 
-    /// Lets the threads end: they find that nobody listens any more.
+    /// Tells the threads to end, and does not wait for them.
     pub fn halt(self) -> Halting {
         let Self { events, shared, threads } = self;
         drop(events);
@@ -270,12 +270,12 @@ impl Scan {
     }
 }
 
-/// The threads of a scan that are to end.
+/// The threads of a scan that was told to end.
 #[derive(Default)]
 pub struct Halting(Vec<JoinHandle<()>>);
 
 impl Halting {
-    /// Whether they have.
+    /// Whether all of them have ended.
     pub fn has_ended(&self) -> bool {
         self.0.iter().all(JoinHandle::is_finished)
     }

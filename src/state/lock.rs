@@ -59,8 +59,20 @@ pub struct Lock {
 pub enum LockError {
     #[error("another pcopy works on this copy (host {}, process {}): wait for its end, or end it", .0.host, .0.pid)]
     Held(Holder),
+    #[error(
+        "a process of the run before is in a call to a file system that does not return (host {}, process {}): it ends \
+         when that file system answers or is unmounted by force", .0.host, .0.pid
+    )]
+    Ending(Holder),
     #[error("the lock: {0}")]
     Io(#[from] io::Error),
+}
+
+impl LockError {
+    /// A process of this node holds the lock.
+    fn held(holder: Holder) -> Self {
+        if holder.pid != 0 && is_ending(holder.pid) { Self::Ending(holder) } else { Self::Held(holder) }
+    }
 }
 
 impl From<Errno> for LockError {
@@ -112,9 +124,31 @@ fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // proc_pid_stat(5): the 3rd and the 22nd field, the first and the 20th behind the name in parentheses
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
-    // one that has ended and that nobody has waited for is still listed
-    let ended = matches!(fields.next()?, "Z" | "X");
-    fields.nth(18)?.parse().ok().filter(|_| !ended)
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    // A process that has ended is listed until its parent has waited for it. One whose first thread has ended may have others.
+    (!has_ended(state) || has_threads(pid)).then_some(start_time)
+}
+
+fn has_ended(state: &str) -> bool {
+    matches!(state, "Z" | "X")
+}
+
+/// Whether a process has a thread that has not ended.
+fn has_threads(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    let mut states = stats.filter_map(|stat| Some(stat.rsplit(')').next()?.split_whitespace().next()?.to_owned()));
+    states.any(|state| !has_ended(&state))
+}
+
+/// Whether a process was killed and has not ended: it has a thread in a system call that does not return.
+fn is_ending(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let pending = |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    let is_killed = (pending("SigPnd:") | pending("ShdPnd:")) >> (libc::SIGKILL - 1) & 1 == 1;
+    is_killed || field("State:").is_some_and(|state| has_ended(&state[..1.min(state.len())]))
 }
 
 fn read(dir: &OwnedFd) -> Result<Vec<u8>, Errno> {
@@ -151,11 +185,11 @@ impl Lock {
         let before = if is_new { Vec::new() } else { read(&dir)? };
         match lock_file(file.as_fd())? {
             Locked::Yes | Locked::CannotTell => {}
-            Locked::ByOther => return Err(LockError::Held(holder(&before).unwrap_or(Holder { pid: 0, ..this }))),
+            Locked::ByOther => return Err(LockError::held(holder(&before).unwrap_or(Holder { pid: 0, ..this }))),
         }
         if !is_new {
             match holder(&before).map(|other| (other.lives(&this), other)) {
-                Some((Some(true), other)) => return Err(LockError::Held(other)),
+                Some((Some(true), other)) => return Err(LockError::held(other)),
                 Some((Some(false), _)) => {}
                 Some((None, other)) => {
                     waiting(&other.host);

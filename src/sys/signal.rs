@@ -32,21 +32,22 @@ impl SignalFlag {
     }
 }
 
-/// Leaves the signals that are caught to other threads: one that hangs in a call would take them and not run the handler.
-/// Threads that this one starts inherit it.
+/// Blocks the signals that are caught in this thread, so that another thread runs the handler; or unblocks them. The kernel
+/// prefers the first thread of a process, also while that hangs in a call and cannot run a handler. Threads that this one
+/// starts inherit the mask.
 pub fn leave_signals_to_others(leave: bool) {
     use signal_number::{CPU_TIME, HANG_UP, INTERRUPT, POWER, TERMINATE, USER1, USER2};
     let mut set = SigSet::empty();
     let signals = [TERMINATE, INTERRUPT, USER1, USER2, HANG_UP, CPU_TIME, POWER].into_iter().map(Signal::try_from);
     signals.filter_map(Result::ok).for_each(|signal| set.add(signal));
-    // it fails for a wrong number of what to do only
+    // pthread_sigmask(3) fails only for a wrong first argument.
     let _ = if leave { set.thread_block() } else { set.thread_unblock() };
 }
 
-/// Signals that were caught and ask for a stop.
+/// How many signals that ask for a stop were caught.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
-/// How many signals have come that ask for a stop: for who does not take the flags.
+/// How many signals that ask for a stop were caught. The flags of [`catch_signal`] are not touched.
 pub fn stops_caught() -> u32 {
     STOPS.load(Ordering::Relaxed)
 }
@@ -60,9 +61,9 @@ extern "C" fn raise_flag(number: libc::c_int) {
     }
 }
 
-/// Ignores the signals that would end the process where a call can tell the same or nothing is to be done: SIGIO, that
-/// somebody waits for a lease; SIGXFSZ, that a file would be longer than `ulimit -f` allows (then the write fails with
-/// `EFBIG`); and SIGUSR2 until it is caught: who asks how far a job is does not want its end.
+/// Ignores three signals whose default action ends the process. SIGIO: another process waits for a lease. SIGXFSZ: a file would
+/// be longer than `ulimit -f` allows; when it is ignored, the write fails with `EFBIG`. SIGUSR2: a user asks for progress
+/// before the handler is set.
 pub fn ignore_signals() {
     for number in [libc::SIGIO, libc::SIGXFSZ, libc::SIGUSR2] {
         // SAFETY: ignoring a signal runs no code.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::{DirCache, Reading, open_dir_at, sync_file_system, sync_open_dir};
 use crate::types::RelPath;
+use crate::watch;
 
 /// The directories below one root in which this rank has made, renamed or finished something since they were last synced.
 /// Shared by its threads. Each is synced once a checkpoint, however much was done in it.
@@ -106,6 +107,7 @@ impl Unsynced {
     pub fn sync(&self, below: &mut DirCache) -> Result<(), Errno> {
         let dirs = std::mem::take(&mut *self.lock());
         dirs.paths().try_for_each(|dir| {
+            watch::begin(dir.as_bytes(), b"");
             let opened = below.open(0, &dir).or_else(|err| match err {
                 // A cached directory on the way was replaced since.
                 Errno::ESTALE => {

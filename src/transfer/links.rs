@@ -67,7 +67,7 @@ impl Mover {
         let alone = touches.then(|| self.node.alone_with_times());
         let meta = match is_copy(held.as_fd(), kind, facts, touches) {
             // Here metadata may change without a writer (GlusterFS, rclone). This name is copied from the source; nothing of
-            // the first name is used. That one itself must not be taken for copied.
+            // the first name is used. If it is the first name itself, it is an error: nothing has copied it.
             Err(EXCHANGED) if self.node.doubts_metadata() && path != owner => return Ok(false),
             found => found.at(Op::Link, DEST)?,
         };

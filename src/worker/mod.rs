@@ -32,7 +32,7 @@ use crate::transfer::{Mover, Node, Throttle, open_marked, reading};
 use crate::types::Stats;
 use crate::watch;
 
-/// What has not returned for so long when a rank is to leave it alone is told.
+/// When threads are abandoned, operations that have not returned for this long are reported.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// A rank that takes part in the job.
@@ -48,9 +48,9 @@ pub struct Worker {
     threads: Vec<JoinHandle<()>>,
     roots: Roots,
     sorted: Option<Entries>,
-    /// Threads were left alone: what they still tell is dropped.
+    /// I/O threads were abandoned. Their later reports are not sent.
     abandoned: bool,
-    /// When rank 0 was last told, or not, what has not returned for long; and whether there was anything.
+    /// When this rank last looked for operations that have not returned for long, and whether it found any.
     overdue: (Instant, bool),
 }
 
@@ -301,7 +301,7 @@ impl Worker {
         comm.send(0, &message);
     }
 
-    /// Tells rank 0 now and then what has not returned for long; and once when nothing is left of it.
+    /// Sends rank 0, every two seconds, the operations that have not returned for long; an empty list once when all have.
     fn tell_overdue(&mut self, comm: &mut Comm) {
         const INTERVAL: Duration = Duration::from_secs(2);
         let (looked, any) = self.overdue;
@@ -354,7 +354,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Ends the I/O threads, which have nothing left to do; or leaves alone those that do not end.
+    /// Waits for the end of the I/O threads, which have nothing left to do; with `abandon` does not wait.
     fn stop(&mut self, abandon: bool) -> Result<(), String> {
         self.tasks = None;
         if abandon {

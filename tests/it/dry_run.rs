@@ -20,7 +20,7 @@ use crate::support::sys;
 use crate::support::told;
 use crate::support::tree::{self, chmod, noise_file, set_times, temp, write};
 
-/// A dry run keeps what it has seen in files that nobody has to remove.
+/// Its lists are files without a name, which the kernel removes when the process ends.
 #[test]
 fn a_dry_run_that_is_killed_leaves_nothing_behind() {
     let fuse = need!(FuseMount::new(Faults { list_delay_ms: 20, ..Faults::default() }));

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use libc::{EAGAIN, EDQUOT, EIO, ENOENT, ENOSPC, EROFS, ESTALE, ETIMEDOUT};
 use nix::sys::statvfs::statvfs;
-use tempfile::TempDir;
 
 use crate::support::copy::copy;
-use crate::support::fuse::{Call, Control, Faults, FuseMount, Trouble};
+use crate::support::faulty::{Scene, Side};
+use crate::support::fuse::{Call, Faults, FuseMount, Trouble};
 use crate::support::interrupted::{Task, finished_files, half_written, half_written_as_finished, wait_for};
 use crate::support::launch::{Job, Outcome};
 use crate::support::mounts::{FileSystem, Mount};
 use crate::support::oracle;
 use crate::support::parallel;
-use crate::support::skip::{Missing, need};
+use crate::support::skip::need;
 use crate::support::told;
 use crate::support::tree::{self, MIB, noise_file, temp, write};
 
@@ -31,56 +31,13 @@ fn few(at: &Path) {
     std::os::unix::fs::symlink("d/c", at.join("link")).unwrap();
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Source,
-    Destination,
-}
-
-/// A copy from or to a file system with faults.
-struct Scene {
-    task: Task,
-    fuse: FuseMount,
-    _dir: TempDir,
-}
-
-impl Scene {
-    fn new(side: Side, job: Job, fill: impl Fn(&Path)) -> Result<Scene, Missing> {
-        Scene::with(Faults::default(), side, job, fill)
-    }
-
-    fn with(faults: Faults, side: Side, job: Job, fill: impl Fn(&Path)) -> Result<Scene, Missing> {
-        let (fuse, dir) = (FuseMount::new(faults)?, temp());
-        let [seen, real] = [fuse.path(), fuse.backing()];
-        let src = if side == Side::Source { real.join("src") } else { dir.path().join("src") };
-        fill(&src);
-        tree::age(&src);
-        let task = match side {
-            Side::Source => Task::new(job, &seen.join("src"), &dir.path().join("dst")).really_from(&src),
-            Side::Destination => Task::new(job, &src, &seen.join("dst")).really_to(&real.join("dst")),
-        };
-        Ok(Scene { task, fuse, _dir: dir })
-    }
-
-    fn control(&self) -> &Control {
-        self.fuse.control()
-    }
-
-    /// Not a success, and nothing half-written looks finished: where nothing can be removed any more it stays.
-    #[track_caller]
-    fn assert_failed(&self, outcome: &Outcome, codes: &[i32]) {
-        let code = outcome.code();
-        assert!(code.is_some_and(|code| codes.contains(&code)), "not one of {codes:?}: {}", outcome.told());
-        let found = half_written_as_finished(&self.task.real_src, &self.task.real_dst);
-        oracle::assert_none(&found, &outcome.told());
-    }
-
-    /// Lifted, and the same command completes.
-    #[track_caller]
-    fn assert_completes_without_faults(&self) {
-        self.control().lift();
-        self.task.assert_completes();
-    }
+/// Not a success, and nothing half-written looks finished: where nothing can be removed any more it stays.
+#[track_caller]
+fn assert_failed(scene: &Scene, outcome: &Outcome, codes: &[i32]) {
+    let code = outcome.code();
+    assert!(code.is_some_and(|code| codes.contains(&code)), "not one of {codes:?}: {}", outcome.told());
+    let found = half_written_as_finished(&scene.task.real_src, &scene.task.real_dst);
+    oracle::assert_none(&found, &outcome.told());
 }
 
 #[track_caller]
@@ -366,7 +323,7 @@ fn a_quota_or_a_file_system_that_is_full_stops_the_copy_and_with_more_space_it_g
         assert_stopped_for_space(&scene.task, &outcome);
         // Still without space it comes to the same end, for a batch job too that is queued again on that.
         let outcome = scene.task.run();
-        outcome.assert_code(75).assert_says("make space there");
+        outcome.assert_code(75).assert_says("run the same command again");
         scene.assert_completes_without_faults();
     });
 }
@@ -447,7 +404,7 @@ fn a_file_system_without_any_space_is_no_success_and_the_copy_can_be_made_later(
     let scene = need!(Scene::new(Side::Destination, job(2), few));
     scene.control().leave_room(0, ENOSPC);
     let outcome = scene.task.run();
-    outcome.assert_code(75).assert_says("make space there");
+    outcome.assert_code(75).assert_says("run the same command again");
     scene.control().lift();
     if !scene.task.state().join("job.json").exists() {
         assert_eq!(finished_files(&scene.task.real_dst), 0, "{}", outcome.told());
@@ -467,7 +424,7 @@ fn a_destination_that_turns_read_only_ends_the_copy_and_writable_again_it_goes_o
         wait_for(&mut running, "it writes", || scene.control().writes() >= 60);
         scene.control().add(Trouble::new(Call::CHANGES, EROFS));
         let outcome = running.wait();
-        scene.assert_failed(&outcome, &[75, 70, 1]);
+        assert_failed(&scene, &outcome, &[75, 70, 1]);
         if outcome.code() == Some(75) {
             assert_eq!(told::json(&outcome)["stopped"], "file system gone", "{}", outcome.told());
         }
@@ -519,7 +476,7 @@ fn a_destination_whose_mount_goes_away_ends_the_copy_and_mounted_again_it_goes_o
         scene.fuse.break_off();
         let outcome = running.wait();
         // Its records are there too, so that it may be unable to stop in order.
-        scene.assert_failed(&outcome, &[75, 70, 1]);
+        assert_failed(&scene, &outcome, &[75, 70, 1]);
         scene.fuse.mount_again();
         scene.assert_completes_without_faults();
     }

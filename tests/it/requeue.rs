@@ -69,7 +69,7 @@ impl Scene {
             ("PCOPY_MPI", plugin.as_ref()),
             ("PCOPY_OPTIONS", options.as_ref()),
             ("PCOPY_MAX_RUNS", max_runs.as_ref()),
-            // A minute is long for a test.
+            // The script waits a minute without it.
             ("SLURM_WAIT", "2".as_ref()),
             // Both nodes are one machine, which OpenMPI's shared memory would take them for.
             ("OMPI_MCA_btl", "self,tcp".as_ref()),

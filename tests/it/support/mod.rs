@@ -7,6 +7,7 @@ pub mod copy;
 pub mod crash;
 pub mod daos;
 pub mod extents;
+pub mod faulty;
 pub mod fuse;
 pub mod hard_tree;
 pub mod harm;

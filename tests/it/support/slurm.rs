@@ -166,8 +166,8 @@ fn user_name() -> String {
     User::from_uid(geteuid()).unwrap().expect("somebody runs the tests").name
 }
 
-/// A TCP port that nobody listens at, and that the kernel gives to nobody who connects: a daemon that starts a moment later
-/// found such a one taken.
+/// A free TCP port outside of the range from which the kernel takes ports for connections: such a port may be taken before
+/// the daemon binds it.
 fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 20_000; // up to the first of net.ipv4.ip_local_port_range, 32768

@@ -216,7 +216,7 @@ impl FuseMount {
     /// Whether it is unmounted for good.
     fn end(&mut self) -> bool {
         let Some(session) = self.session.take() else { return true };
-        // A thread of a session that hangs would never be joined.
+        // A thread of the session that serves a hanging call does not end, and join would wait for it.
         self.faults.control.let_go();
         let gone = unmount(&self.path);
         // The threads of one that is still busy serve on, or whoever holds it would hang.

@@ -227,7 +227,7 @@ impl Control {
         self.0.hung.load(Ordering::SeqCst)
     }
 
-    /// What hangs returns.
+    /// Calls that hang return, and no further ones hang.
     pub fn let_go(&self) {
         self.0.hangs.lock().unwrap().clear();
         self.0.lifted.notify_all();
